@@ -1,0 +1,152 @@
+"""What the gateway sees of the pool: one object whose methods are the routes' verbs. Interfaces and values only.
+
+No HTTP here: bodies are models of quilt_fn.model, failures are quilt_fn.errors. Every method takes the caller's tenant
+first; another tenant's things are not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
+from quilt_fn.model.invocation import InvocationRecord
+from quilt_fn.states import StartKind
+from runtime.api import Call, Outcome, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: the tenant of a key that was accepted."""
+
+    tenant_id: str
+    key_id: str
+
+
+@dataclass(slots=True)
+class Target:
+    """A resolved, invocable version. What the gateway needs before it builds the Call, without I/O."""
+
+    tenant_id: str
+    function_id: str
+    function_name: str
+    version: int
+    timeout_seconds: float
+    public: bool
+    wants_request: bool
+    pool: Any
+    """The pool's own; opaque to the gateway."""
+
+
+@dataclass(slots=True)
+class Served:
+    """An invocation that ran: its outcome, and how it was served. For a stream, run_ms is set when that has ended."""
+
+    outcome: Outcome
+    invocation_id: str
+    instance_id: str | None
+    start: StartKind
+    queue_ms: float
+    start_ms: float
+    run_ms: float
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Platform(Protocol):
+    async def authenticate(self, key: str) -> Caller | None:
+        """The caller of an API key; None where it is not one. Cached: no Redis on the hot path."""
+        ...
+
+    def authenticate_cached(self, key: str) -> Caller | None:
+        """As `authenticate`, from the cache alone, synchronously: for the hot path. None says nothing about the key."""
+        ...
+
+    async def create(self, tenant_id: str, body: FunctionCreate) -> FunctionRecord: ...
+
+    async def list(self, tenant_id: str, limit: int, cursor: str | None) -> tuple[list[FunctionRecord], str | None]: ...
+
+    async def get(self, tenant_id: str, function_id: str) -> FunctionRecord: ...
+
+    async def by_name(self, tenant_id: str, name: str) -> FunctionRecord: ...
+
+    async def update(self, tenant_id: str, function_id: str, body: FunctionUpdate) -> FunctionRecord: ...
+
+    async def delete(self, tenant_id: str, function_id: str) -> None: ...
+
+    async def deploy(
+        self, tenant_id: str, function_id: str, progress: Callable[[Progress], None] | None = None
+    ) -> FunctionRecord:
+        """Build the newest version and make it current; returns when capacity is ready. The old one serves meanwhile.
+
+        Raises BuildFailed; the old version then goes on being current.
+        """
+        ...
+
+    async def pause(self, tenant_id: str, function_id: str) -> FunctionRecord: ...
+
+    async def resume(self, tenant_id: str, function_id: str) -> FunctionRecord: ...
+
+    def resolve(self, tenant_id: str | None, name: str) -> Target | None:
+        """The current version of a function by name, synchronously, from memory.
+
+        `tenant_id` None (no credential) finds only public functions. None where there is no such function; raises
+        FunctionNotDeployed, FunctionPaused, FunctionBroken where its state refuses. While the first version is
+        `deploying` the Target is there and `invoke` waits.
+        """
+        ...
+
+    def resolve_id(self, tenant_id: str, function_id: str) -> Target | None:
+        """As `resolve`, by id."""
+        ...
+
+    async def invoke(self, target: Target, call: Call) -> Served:
+        """Run `call` on an instance of `target`: queue, start, run, record. Never raises for what the function did.
+
+        Raises QueueFull, StartFailed, InvocationTimeout (details.limit = "queue": the deadline came before an instance).
+        A caller that is cancelled does not cancel the invocation: it goes on and is recorded.
+        For a stream the instance is released when the stream has ended or was closed.
+        """
+        ...
+
+    async def drop_template(self, tenant_id: str, function_id: str) -> bool: ...
+
+    async def pool(self, tenant_id: str, function_id: str) -> PoolRecord: ...
+
+    async def pool_stats(self, tenant_id: str) -> list[PoolRecord]: ...
+
+    async def set_pool_target(
+        self, tenant_id: str, function_id: str, min_instances: int, max_instances: int
+    ) -> PoolRecord: ...
+
+    async def invocations(
+        self, tenant_id: str, function_id: str, status: str | None, limit: int, cursor: str | None
+    ) -> tuple[list[InvocationRecord], str | None]: ...
+
+    async def invocation(self, tenant_id: str, function_id: str, invocation_id: str) -> InvocationRecord: ...
+
+    def logs(
+        self, tenant_id: str, function_id: str, *, follow: bool, invocation_id: str | None, limit: int
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Lines {t, stream, invocation_id, instance_id, text}, oldest first; with `follow` it goes on until closed."""
+        ...
+
+    async def put_bundle(self, tenant_id: str, body: AsyncIterator[bytes]) -> tuple[str, int, bool]: ...
+
+    async def put_source(self, tenant_id: str, filename: str, text: str) -> str: ...
+
+    async def keys(self, tenant_id: str) -> list[dict[str, Any]]: ...
+
+    async def create_key(self, tenant_id: str, name: str) -> dict[str, Any]:
+        """{key_id, name, key, created_at}: the only time that `key` is seen; only its sha256 is kept."""
+        ...
+
+    async def delete_key(self, tenant_id: str, key_id: str) -> None: ...
+
+    async def system(self) -> dict[str, Any]:
+        """{version, node_id, started_at, uptime_s, features: {name: {available, reason}}, redis: {available}}."""
+        ...
+
+    def metrics(self) -> bytes:
+        """The Prometheus text exposition of this node."""
+        ...

@@ -1,0 +1,39 @@
+"""Shapes that every route shares: the error body, lists, ids.
+
+Not here: the exceptions themselves (`quilt_fn.errors`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+
+def new_id(prefix: str) -> str:
+    """`<prefix>_<20 hex>`: 80 random bits. Prefixes: fn, inv, ctr, snp, vol, op, ses, node, ins."""
+    return f"{prefix}_{secrets.token_hex(10)}"
+
+
+class Model(BaseModel):
+    """Base of what comes from outside: unknown fields are refused, so that a misspelt one is not silently ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Record(BaseModel):
+    """Base of what we answer: unknown fields are kept, so that an older client reads a newer platform."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ErrorBody(Record):
+    error: str
+    error_code: str
+    request_id: str
+    details: dict[str, Any] | None = None
+    retry_after: float | None = None
+    hint: str | None = None

@@ -1,0 +1,111 @@
+"""Settings from the environment: one frozen object, read once by each process, documented in docs/reference/settings.md.
+
+Not here: limits of a single function (`quilt_fn.model.function`). Standard library only: the CLI reads it on every call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from quilt_fn.errors import InvalidValue
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Each field `x_y` is set by QUILT_X_Y. Units are in the names."""
+
+    state_dir: str = "/var/lib/quilt"
+    run_dir: str = ""
+    """Sockets and private mounts; by default /run/quilt/<12 hex of the state folder's path>, so platforms never share one."""
+    host: str = "127.0.0.1"
+    port: int = 8420
+    redis_url: str = ""
+    """A Redis of your own; empty: `quilt up` starts a private one with an append-only file in the state folder."""
+    api_key: str = ""
+    """The client's credential; for `quilt up` also the first key to accept, else one is made."""
+    url: str = ""
+    """Where the client finds the platform; empty: http://QUILT_HOST:QUILT_PORT."""
+    user: str = "quilt"
+    """The unprivileged user of the node process and of the private redis-server."""
+    max_body_mb: int = 32
+    template_memory_mb: int = 2048
+    """Live templates are kept within this budget, least recently used first out; 0 keeps none (starts are restores)."""
+    kits_per_template: int = 4
+    """Instance roots and cgroups made ahead for each live template."""
+    netns_pool: int = 4
+    """Network namespaces made ahead for boots and restores."""
+    records_per_function: int = 1000
+    records_days: float = 7.0
+    log_file_mb: int = 8
+    """Output of a function beyond what its records hold is kept in up to four files of this size."""
+    public_metrics: bool = False
+    """Whether /metrics, /docs and /openapi.json need no key from loopback."""
+    shutdown_seconds: float = 10.0
+    """How long running invocations get at shutdown."""
+    criu: str = ""
+    """Path of a criu program; empty: the one that set-up found or unpacked."""
+
+    @property
+    def base_url(self) -> str:
+        """The URL a client uses."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return self.url or f"http://{host}:{self.port}"
+
+    @property
+    def platform(self) -> str:
+        """12 hex of the state folder's real path: names this platform's cgroups, bridge and run folder on the machine."""
+        return hashlib.sha256(os.path.realpath(self.state_dir).encode()).hexdigest()[:12]
+
+    @property
+    def run_path(self) -> Path:
+        return Path(self.run_dir) if self.run_dir else Path("/run/quilt") / self.platform
+
+    @property
+    def spawner_socket(self) -> Path:
+        return self.run_path / "spawner.sock"
+
+    @property
+    def redis_socket(self) -> Path:
+        return self.run_path / "redis.sock"
+
+    @property
+    def node_dir(self) -> Path:
+        """What the node process writes: uploaded bundles, logs. Owned by the node's user."""
+        return Path(self.state_dir) / "node"
+
+    @property
+    def root_dir(self) -> Path:
+        """What only the spawner reads and writes: root's, mode 0700."""
+        return Path(self.state_dir) / "root"
+
+
+def _parse(kind: object, name: str, text: str) -> object:
+    try:
+        if kind == "int":
+            return int(text)
+        if kind == "float":
+            return float(text)
+    except ValueError:
+        raise InvalidValue(f"{name} must be a number, not {text!r}") from None
+    if kind == "bool":
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off", ""):
+            return False
+        raise InvalidValue(f"{name} must be true or false, not {text!r}")
+    return text
+
+
+def read(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from `environ` (the process's own by default). Raises InvalidValue naming the variable."""
+    env = os.environ if environ is None else environ
+    values = {}
+    for field in fields(Settings):
+        name = f"QUILT_{field.name.upper()}"
+        if name in env:
+            values[field.name] = _parse(field.type, name, env[name])
+    return Settings(**values)  # type: ignore[arg-type]
