@@ -53,7 +53,8 @@ const int syscalls_allowed[] = {
     __NR_fchown, __NR_fchownat, __NR_umask, __NR_utimensat, __NR_sendfile, __NR_copy_file_range, __NR_splice,
     __NR_tee, __NR_vmsplice, __NR_name_to_handle_at, __NR_cachestat, __NR_memfd_create,
 #ifdef __x86_64__
-    __NR_open, __NR_creat, __NR_stat, __NR_lstat, __NR_access, __NR_dup2, __NR_pipe, __NR_getdents, __NR_rename, __NR_mkdir, __NR_rmdir,
+    __NR_open, __NR_creat, __NR_stat, __NR_lstat,
+    __NR_access, __NR_dup2, __NR_pipe, __NR_getdents, __NR_rename, __NR_mkdir, __NR_rmdir,
     __NR_link, __NR_unlink, __NR_symlink, __NR_readlink, __NR_mknod, __NR_chmod, __NR_chown, __NR_lchown, __NR_utime,
     __NR_utimes, __NR_futimesat,
 #endif
