@@ -1,0 +1,325 @@
+"""The template: boots, imports the handler, stands at the fork point, and forks instances on request.
+
+It is told what to do by the node over a SOCK_SEQPACKET connection, JSON with descriptors (`_ACTIONS` names the messages). Nothing
+here blocks but the poll, no descriptor is open at the fork point but the listening socket, so that CRIU can dump it.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from . import instance, lockdown
+
+ADDRESS = "\0quilt-template"
+INIT = "/opt/quilt/quilt-init"
+CODE, LAYER, SDK = "/fn", "/opt/quilt/layer", "/opt/quilt/sdk"
+OUTPUT = "/tmp/.quilt-import"
+OUTPUT_LIMIT = 64 * 1024
+MESSAGE_LIMIT = 192 * 1024
+
+
+class Template:
+    """State: what was loaded, who is connected, which instances live."""
+
+    def __init__(self) -> None:
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(ADDRESS)
+        self.listener.listen(4)
+        self.node: socket.socket | None = None
+        self.program = lockdown.read_filter()
+        self.loaded: dict[str, Any] | None = None
+        self.handler: Any = None
+        self.hooks: list[Callable[[], object]] = []
+        self.pid_namespace: int | None = None
+        self.children: dict[int, tuple[int, int, str]] = {}
+        """pidfd → (pid, pid of its init, instance id)"""
+
+    def run(self) -> None:
+        while True:
+            poll = select.poll()
+            poll.register(self.listener, select.POLLIN)
+            if self.node is not None:
+                poll.register(self.node, select.POLLIN)
+            for pidfd in self.children:
+                poll.register(pidfd, select.POLLIN)
+            for fd, _ in poll.poll():
+                if fd == self.listener.fileno():
+                    self._accept()
+                elif self.node is not None and fd == self.node.fileno():
+                    self._read()
+                elif fd in self.children:
+                    self._ended(fd)
+
+    def _accept(self) -> None:
+        """Only who is outside of this pid namespace (its pid reads 0 here) is the node: instances share the network."""
+        sock, _ = self.listener.accept()
+        pid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        if pid != 0:
+            sock.close()
+            return
+        if self.node is not None:
+            self.node.close()
+        self.node = sock
+
+    def _read(self) -> None:
+        assert self.node is not None
+        fds = array.array("i")
+        try:
+            data, ancillary, _, _ = self.node.recvmsg(
+                MESSAGE_LIMIT, socket.CMSG_SPACE(32 * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            data, ancillary = b"", []
+        for _, _, payload in ancillary:
+            fds.frombytes(payload)
+        if not data:
+            self._hang_up()
+            return
+        message = json.loads(data)
+        _ACTIONS[message["op"]](self, message, list(fds))
+
+    def _say(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        if self.node is None:
+            return
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self.node.sendmsg([json.dumps(message).encode()], ancillary)
+        except OSError:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self.node is not None:
+            self.node.close()
+            self.node = None
+
+    # --- what the node may ask ------------------------------------------------------------------------------------
+
+    def hello(self, message: dict[str, Any], fds: list[int]) -> None:
+        self._say({"op": "hello", "loaded": self.loaded, "instances": [c[2] for c in self.children.values()]})
+
+    def load(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Import the handler, run hooks and warm-up, audit. The answer is kept for who connects later."""
+        answer = _captured(lambda: self._load(message))
+        if answer["ok"]:
+            self.loaded = answer
+        self._say({"op": "loaded", **answer})
+
+    def _load(self, message: dict[str, Any]) -> dict[str, Any]:
+        from . import audit, handler
+
+        clock = time.monotonic
+        ms: dict[str, float] = {}
+        stage = "import"
+        try:
+            begun = clock()
+            _set_paths()
+            os.environ.update(message["environment"])
+            self.handler = handler.load(message["handler"], CODE)
+            self.hooks = [handler.resolve(name, CODE) for name in message["after_restore"]]
+            before = [handler.resolve(name, CODE) for name in message["before_snapshot"]]
+            ms["import"] = (clock() - begun) * 1e3
+            stage = "hook"
+            for hook in before:
+                hook()
+            if "warmup" in message:
+                stage = "warmup"
+                begun = clock()
+                self._warm_up(message["warmup"])
+                ms["warmup"] = (clock() - begun) * 1e3
+        except BaseException as error:
+            return {"ok": False, "stage": stage, "type": type(error).__name__, "message": str(error)[:8000],
+                    "traceback": handler.clean_traceback(error)[-32_000:]}  # fmt: skip
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        own = {0, 1, 2, self.listener.fileno()} | ({self.node.fileno()} if self.node else set())
+        shared = audit.audit(own)
+        undumpable = audit.undumpable()
+        if shared:
+            lockdown.drop_everything(self.program)
+        gc.collect()
+        gc.freeze()
+        return {"ok": True, "ms": ms, "shared": shared, "undumpable": undumpable,
+                "wants_request": bool(self.handler.wants_request)}  # fmt: skip
+
+    def _warm_up(self, event: Any) -> None:
+        """One call with the warm-up event; a handler that fails it fails the deploy."""
+        from . import wire
+
+        failures: list[dict[str, Any]] = []
+
+        def send(kind: int, meta: dict[str, Any], body: bytes) -> None:
+            if kind == wire.FAIL:
+                failures.append(meta)
+
+        meta = {"id": "inv_warmup", "kind": "json", "deadline": time.time() + 60, "attempt": 1, "req": {}}
+        self.handler.serve(meta, json.dumps(event).encode(), send, instance.static_info({}))
+        if failures:
+            raise RuntimeError(f"the warm-up call failed: {failures[0]['type']}: {failures[0]['message']}\n"
+                               + str(failures[0].get("traceback") or ""))  # fmt: skip
+
+    def quiet(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Nobody may be connected at a dump."""
+        self._say({"op": "quiet"})
+        self._hang_up()
+
+    def fork(self, message: dict[str, Any], fds: list[int]) -> None:
+        """{instance}, [root, data, stdout, stderr, doors…] → forked {instance, pid}, [pidfd]; later exited {status}."""
+        name = message["instance"]
+        try:
+            pid, init = self._fork(name, fds)
+        except OSError as error:
+            self._say({"op": "fork_failed", "instance": name, "error": str(error)})
+            return
+        finally:
+            for fd in fds:
+                os.close(fd)
+        pidfd = os.pidfd_open(pid)
+        self.children[pidfd] = (pid, init, name)
+        self._say({"op": "forked", "instance": name, "pid": pid}, [pidfd])
+
+    def _fork(self, name: str, fds: list[int]) -> tuple[int, int]:
+        root, data, out, err, *doors = fds
+        if self.pid_namespace is None:
+            self.pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        lockdown.setns(self.pid_namespace, lockdown.CLONE_NEWPID)
+        lockdown.unshare(lockdown.CLONE_NEWPID)
+        ready, tell = os.pipe()
+        try:
+            for fd in (tell, *doors):
+                os.set_inheritable(fd, True)
+            init = os.posix_spawn(INIT, [INIT, "instance", str(tell), *map(str, doors)], {})
+            os.close(tell)
+            tell = -1
+            try:
+                pid = os.fork()
+            except OSError:
+                _end(init)
+                raise
+            if pid == 0:
+                _child(lambda: self._become(name, root, data, out, err, doors, ready))
+            return pid, init
+        finally:
+            os.close(ready)
+            if tell >= 0:
+                os.close(tell)
+
+    def _become(self, name: str, root: int, data: int, out: int, err: int, doors: list[int], ready: int) -> None:
+        """In the child: leave everything of the template's, take what is the instance's, serve."""
+        lockdown.unshare(lockdown.CLONE_NEWNS | lockdown.CLONE_NEWIPC | lockdown.CLONE_NEWUTS)
+        for door in doors:
+            os.write(door, b"0")
+        lockdown.enter_root(root)
+        socket.sethostname(name.replace("_", "-"))
+        assert self.pid_namespace is not None
+        for fd in (root, *doors, self.pid_namespace, self.listener.detach(), *self.children):
+            os.close(fd)
+        if self.node is not None:
+            os.close(self.node.detach())
+        said = os.read(ready, 200)
+        os.close(ready)
+        if said != b"R":
+            raise OSError(f"the instance's init did not start: {said[1:].decode(errors='replace')}")
+        lockdown.drop_everything(self.program)
+        self._serve(data, out, err)
+
+    def become(self, message: dict[str, Any], fds: list[int]) -> None:
+        """[data, stdout, stderr]: the template itself serves, where it can't be forked. It is one instance, and goes with it."""
+        data, out, err = fds
+        if self.loaded is not None and not self.loaded["shared"]:
+            lockdown.drop_everything(self.program)
+        os.close(self.listener.detach())
+        self._hang_up()
+        _child(lambda: self._serve(data, out, err))
+
+    def _serve(self, data: int, out: int, err: int) -> None:
+        for fd, number in ((out, 1), (err, 2)):
+            os.dup2(fd, number)
+            os.close(fd)
+        lockdown.limits()
+        instance.serve(socket.socket(fileno=data), self.handler, self.hooks)
+
+    def _ended(self, pidfd: int) -> None:
+        pid, init, name = self.children.pop(pidfd)
+        os.close(pidfd)
+        status = os.waitpid(pid, 0)[1]
+        _end(init)
+        self._say({"op": "exited", "instance": name, "status": status})
+
+
+def _child(work: Callable[[], None]) -> None:
+    """Run `work` as the whole rest of this process."""
+    code = 1
+    try:
+        work()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF)
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _set_paths() -> None:
+    sys.path.insert(0, CODE)
+    sys.path.insert(1, LAYER)
+    sys.path.append(SDK)
+    os.chdir(CODE)
+    sys.argv = ["quilt"]
+    if os.path.isdir(LAYER) and any(name.endswith(".pth") for name in os.listdir(LAYER)):
+        import site
+
+        site.addsitedir(LAYER)
+
+
+def _captured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`work`'s answer with what it (and what it started) wrote to stdout and stderr as `output`, the last 64 KiB of it."""
+    file = os.open(OUTPUT, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    for fd in (1, 2):
+        os.dup2(file, fd)
+    try:
+        answer = work()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (1, 2):
+            os.dup2(null, fd)
+        os.close(null)
+        size = os.fstat(file).st_size
+        text = os.pread(file, OUTPUT_LIMIT, max(0, size - OUTPUT_LIMIT))
+        os.close(file)
+        os.unlink(OUTPUT)
+    answer["output"] = text.decode(errors="replace")
+    return answer
+
+
+_ACTIONS: dict[str, Callable[[Template, dict[str, Any], list[int]], None]] = {
+    "hello": Template.hello,
+    "load": Template.load,
+    "quiet": Template.quiet,
+    "fork": Template.fork,
+    "become": Template.become,
+}
+
+
+def main() -> None:
+    Template().run()

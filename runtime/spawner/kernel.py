@@ -1,0 +1,135 @@
+"""The system calls that Python 3.11 has no function for, by ctypes. Each raises OSError with the call's name.
+
+Not here: what they are used for. Numbers are the same on every architecture for calls added since Linux 5.0.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
+MS_REC, MS_PRIVATE, MS_SLAVE = 16384, 1 << 18, 1 << 19
+MNT_DETACH = 2
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_IDMAP = 0x00100000
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"{what}: {os.strerror(errno)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    _check(_libc.unshare(flags), f"unshare({flags:#x})")
+
+
+def setns(fd: int, kind: int) -> None:
+    _check(_libc.setns(fd, kind), f"setns({kind:#x})")
+
+
+def mount(source: str, target: str, fstype: str | None, flags: int = 0, data: str = "") -> None:
+    _check(
+        _libc.mount(
+            source.encode(), target.encode(), fstype.encode() if fstype else None, ctypes.c_ulong(flags), data.encode()
+        ),
+        f"mount({source} on {target})",
+    )
+
+
+def umount(target: str, flags: int = MNT_DETACH) -> None:
+    _check(_libc.umount2(target.encode(), flags), f"umount({target})")
+
+
+def pivot_root_here() -> None:
+    """Make the working directory the root, and let go of the old one."""
+    _check(_libc.syscall(ctypes.c_long(_pivot_root_number()), b".", b"."), "pivot_root")
+    umount(".")
+    os.chdir("/")
+
+
+def _pivot_root_number() -> int:
+    machine = os.uname().machine
+    if machine not in ("x86_64", "aarch64"):
+        raise OSError(f"no system call numbers for {machine}")
+    return 155 if machine == "x86_64" else 41
+
+
+def open_tree(path: str, flags: int, directory: int = AT_FDCWD) -> int:
+    """A detached copy of the mount(s) at `path`, as a descriptor."""
+    return _check(
+        _libc.syscall(ctypes.c_long(_SYS_OPEN_TREE), directory, path.encode(), flags | OPEN_TREE_CLOEXEC),
+        f"open_tree({path})",
+    )
+
+
+def move_mount(tree: int, target: str) -> None:
+    """Attach the detached mount `tree` at `target`."""
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_SYS_MOVE_MOUNT), tree, b"", AT_FDCWD, target.encode(), ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH)
+        ),
+        f"move_mount({target})",
+    )
+
+
+def mount_setattr(tree: int, attributes: int, userns: int = 0, recursive: bool = False) -> None:
+    """Set attributes of a detached mount; with MOUNT_ATTR_IDMAP, by the id map of the user namespace `userns`."""
+    attr = _MountAttr(attr_set=attributes, userns_fd=userns)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_SYS_MOUNT_SETATTR), tree, b"", flags, ctypes.byref(attr), ctypes.c_size_t(ctypes.sizeof(attr))
+        ),
+        "mount_setattr",
+    )
+
+
+def prctl(option: int, argument: int) -> None:
+    _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0), f"prctl({option})")
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor above 2 that is not in `keep`."""
+    low = 3
+    for fd in sorted({fd for fd in keep if fd > 2}):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, 65536)

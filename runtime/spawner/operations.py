@@ -1,0 +1,412 @@
+"""What the node may ask for: one function for each operation, each run in a child of its own. The table is at the end.
+
+An operation takes the message and its descriptors and gives the answer and its descriptors. What it made before it failed, it
+takes away again. Nothing here keeps state in memory: all of it is on disk and in the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runtime.spawner import (
+    bundles,
+    checkpoint,
+    facts,
+    kernel,
+    layers,
+    roots,
+    sandbox,
+    snapshots,
+    tenants,
+)
+from runtime.spawner.cgroups import Cgroups, Limits
+from runtime.spawner.names import Config, checked, integer, write_json
+from runtime.spawner.networks import Networks
+from runtime.spawner.protocol import Refused
+
+Message = dict[str, Any]
+Answer = tuple[Message, list[int]]
+KITS_AT_ONCE = 16
+
+
+class Operations:
+    """The operations on one platform. `say` sends a line of progress for the request that is being served."""
+
+    def __init__(self, config: Config, groups: Cgroups, networks: Networks, say: Callable[[str], None]) -> None:
+        self.config = config
+        self.groups = groups
+        self.networks = networks
+        self.say = say
+
+    # --- containers ---------------------------------------------------------------------------------------------
+
+    def boot(self, message: Message, fds: list[int]) -> Answer:
+        """{container, tenant, bundle, layer, memory_mb, cpu_percent, pids, network, caps} → {pid}, [control, pidfd]."""
+        ctr = checked("container", message.get("container"))
+        lowers = roots.lowers_of(self.config, message)
+        folder = self.config.container(ctr)
+        if folder.exists():
+            raise Refused(f"container {ctr} is there already")
+        try:
+            network = self._furnish(ctr, lowers, _limits(message), message, snapshot=None)
+            root = roots.place(self.config, ctr)
+            roots.private_namespace(self.config, lowers.tenant)
+            roots.build(self.config, lowers, folder, None, root)
+            base = tenants.base_id(self.config, lowers.tenant)
+            command = sandbox.template_command(self.config.python)
+            pid = sandbox.boot(root, base, network, self.groups, ctr, command, bool(message.get("caps", True)))
+            return self._started(ctr, pid, base, 10.0)
+        except BaseException:
+            self._clear(ctr)
+            raise
+
+    def restore(self, message: Message, fds: list[int]) -> Answer:
+        """{container, snapshot, memory_mb, cpu_percent, pids, network} → {pid, ms: {…}}, [control, pidfd]."""
+        ctr = checked("container", message.get("container"))
+        snp = checked("snapshot", message.get("snapshot"))
+        folder = self.config.container(ctr)
+        if folder.exists():
+            raise Refused(f"container {ctr} is there already")
+        about = snapshots.manifest(self.config, snp)
+        lowers = roots.Lowers.from_json(about["lowers"])
+        snapshots.verify(self.config, snp, about["files"])
+        begun = time.monotonic()
+        try:
+            network = self._furnish(ctr, lowers, _limits(message), message, snapshot=snp)
+            root = roots.place(self.config, ctr)
+            roots.private_namespace(self.config, lowers.tenant)
+            roots.build(self.config, lowers, folder, self.config.snapshot(snp) / "upper", root)
+            base = tenants.base_id(self.config, lowers.tenant)
+            usr = tenants.views(self.config, base)[1]
+            furnished = time.monotonic()
+            images = self.config.snapshot(snp) / "images"
+            pid = self._in_child(
+                lambda: checkpoint.restore(self.config, images, root, usr, network, self.groups, ctr)
+            )
+            restored = time.monotonic()
+            answer, out = self._started(ctr, pid, base, 10.0)
+            answer["ms"] = {"furnish": (furnished - begun) * 1e3, "criu": (restored - furnished) * 1e3}
+            return answer, out
+        except BaseException:
+            self._clear(ctr)
+            raise
+
+    def snapshot(self, message: Message, fds: list[int]) -> Answer:
+        """{container, snapshot, dump} → {size_bytes, ms}, [control]. Nobody may be connected to the container.
+
+        With dump false only the writable layer is kept as it stands, for kits: the container can't be restored from it.
+        """
+        ctr = checked("container", message.get("container"))
+        snp = checked("snapshot", message.get("snapshot"))
+        meta = self._meta(ctr)
+        begun = time.monotonic()
+        temporary = self.config.state / "snapshots" / f".{snp}.{os.getpid()}"
+        try:
+            images = temporary / "images"
+            images.mkdir(parents=True)
+            if message.get("dump", True):
+                self._in_child(lambda: _then_zero(checkpoint.dump(self.config, meta["pid"], images)))
+            subprocess.run(
+                ["cp", "-a", "--reflink=auto", str(self.config.container(ctr) / "upper"), str(temporary / "upper")],
+                check=True, stdin=subprocess.DEVNULL, capture_output=True,
+            )  # fmt: skip
+            about = {"lowers": meta["lowers"], "facts": facts.facts(self.config), "dump": bool(message.get("dump", True))}
+            size = snapshots.finish(self.config, snp, temporary, about)
+        except subprocess.CalledProcessError as error:
+            raise Refused(f"the writable layer could not be copied: {error.stderr.decode()}", "failed") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        base = tenants.base_id(self.config, meta["lowers"]["tenant"])
+        sock = sandbox.connect(meta["pid"], sandbox.TEMPLATE_ADDRESS, base, 5.0)
+        return {"size_bytes": size, "ms": (time.monotonic() - begun) * 1e3}, [sock.detach()]
+
+    def connect(self, message: Message, fds: list[int]) -> Answer:
+        """{container} → {pid}, [control, pidfd]: adopt a container that runs."""
+        ctr = checked("container", message.get("container"))
+        meta = self._meta(ctr)
+        base = tenants.base_id(self.config, meta["lowers"]["tenant"])
+        sock = sandbox.connect(meta["pid"], sandbox.TEMPLATE_ADDRESS, base, 2.0)
+        return {"pid": meta["pid"]}, [sock.detach(), os.pidfd_open(meta["pid"])]
+
+    def delete(self, message: Message, fds: list[int]) -> Answer:
+        """{container} → {oom_kills}. Idempotent."""
+        ctr = checked("container", message.get("container"))
+        kills = self.groups.oom_kills(ctr)
+        self._clear(ctr)
+        return {"oom_kills": kills}, []
+
+    def containers(self, message: Message, fds: list[int]) -> Answer:
+        """→ {containers: [{container, tenant, snapshot, alive}]}."""
+        found = []
+        folder = self.config.state / "containers"
+        for path in sorted(folder.iterdir()) if folder.exists() else []:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                meta = json.loads((path / "meta.json").read_text())
+                found.append({"container": path.name, "tenant": meta["lowers"]["tenant"], "snapshot": meta["snapshot"],
+                              "alive": _same_process(meta)})  # fmt: skip
+        return {"containers": found}, []
+
+    # --- kits: an instance's root and cgroup, made ahead ----------------------------------------------------------
+
+    def kits(self, message: Message, fds: list[int]) -> Answer:
+        """{kits: [ids], snapshot, memory_mb, cpu_percent, pids} → {doors: n}, for each kit [root, memory gauge, doors…].
+
+        A kit stands on the writable layer of `snapshot` as it was frozen.
+        """
+        wanted = message.get("kits")
+        if not isinstance(wanted, list) or not 0 < len(wanted) <= KITS_AT_ONCE:
+            raise Refused(f"kits must be a list of 1 to {KITS_AT_ONCE} ids")
+        names = [checked("kit", kit) for kit in wanted]
+        snp = checked("snapshot", message.get("snapshot"))
+        limits = _limits(message)
+        lowers = roots.Lowers.from_json(snapshots.manifest(self.config, snp)["lowers"])
+        frozen = self.config.snapshot(snp) / "upper"
+        roots.private_namespace(self.config, lowers.tenant)
+        out: list[int] = []
+        doors: list[int] = []
+        try:
+            for kit in names:
+                folder = self.config.kit(kit)
+                folder.mkdir(parents=True)
+                root = roots.place(self.config, kit)
+                roots.build(self.config, lowers, folder, frozen, root)
+                self.groups.make(kit, limits)
+                doors = self.groups.doors(kit)
+                tree = kernel.open_tree(str(root), kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE)
+                out += [tree, self.groups.memory_gauge(kit), *doors]
+            return {"doors": len(doors)}, out
+        except BaseException:
+            for kit in names:
+                self._clear_kit(kit)
+            raise
+
+    def end(self, message: Message, fds: list[int]) -> Answer:
+        """{kit} → {oom_kills}: kill what runs in the kit and take it away. Idempotent."""
+        kit = checked("kit", message.get("kit"))
+        self.groups.kill(kit)
+        kills = self.groups.oom_kills(kit)
+        self._clear_kit(kit)
+        return {"oom_kills": kills}, []
+
+    def kill(self, message: Message, fds: list[int]) -> Answer:
+        """{kit} or {container} → {oom_kills}: kill what runs in it; the rest stays."""
+        name = checked("kit", message["kit"]) if "kit" in message else checked("container", message.get("container"))
+        self.groups.kill(name)
+        return {"oom_kills": self.groups.oom_kills(name)}, []
+
+    # --- store ----------------------------------------------------------------------------------------------------
+
+    def unpack(self, message: Message, fds: list[int]) -> Answer:
+        """{tenant, bundle}, [archive] → {}."""
+        if len(fds) != 1:
+            raise Refused("unpack takes one descriptor")
+        bundles.unpack(self.config, checked("tenant", message.get("tenant")), checked("bundle", message.get("bundle")), fds[0])
+        return {}, []
+
+    def layer(self, message: Message, fds: list[int]) -> Answer:
+        """{tenant, layer, requirements: [text]} → {size_bytes}; says progress."""
+        requirements = message.get("requirements")
+        if not isinstance(requirements, list) or not all(_is_requirement(r) for r in requirements):
+            raise Refused("requirements must be a list of lines that are no options", "build")
+        size = layers.build(self.config, self.groups, checked("tenant", message.get("tenant")),
+                            checked("layer", message.get("layer")), requirements, self.say)  # fmt: skip
+        return {"size_bytes": size}, []
+
+    def forget(self, message: Message, fds: list[int]) -> Answer:
+        """{snapshot} or {tenant, bundle} or {tenant, layer} → {}. Idempotent."""
+        if "snapshot" in message:
+            snapshots.delete(self.config, checked("snapshot", message["snapshot"]))
+            return {}, []
+        tenant = checked("tenant", message.get("tenant"))
+        if "bundle" in message:
+            target = self.config.bundle(tenant, checked("bundle", message["bundle"]))
+        else:
+            target = self.config.layer(tenant, checked("layer", message.get("layer")))
+        if target.exists():
+            gone = target.with_name(f".gone-{target.name}-{os.getpid()}")
+            target.rename(gone)
+            shutil.rmtree(gone)
+        return {}, []
+
+    def stored(self, message: Message, fds: list[int]) -> Answer:
+        """→ {snapshots: [ids]}: what could be restored, signed and for this machine as it is now."""
+        folder = self.config.state / "snapshots"
+        found = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.exists() else []
+        return {"snapshots": found}, []
+
+    def about(self, message: Message, fds: list[int]) -> Answer:
+        """{snapshot} → {size_bytes, taken_at, dump}."""
+        found = snapshots.manifest(self.config, checked("snapshot", message.get("snapshot")))
+        return {"size_bytes": found["size_bytes"], "taken_at": found["taken_at"], "dump": found["dump"]}, []
+
+    def facts(self, message: Message, fds: list[int]) -> Answer:
+        """→ {facts: {…}, missing: {name: reason}}."""
+        missing = {}
+        if not self.config.criu:
+            missing["criu"] = "CRIU is not installed: instances are booted or forked, never restored"
+        if self.networks.reason:
+            missing["network"] = self.networks.reason
+        return {"facts": facts.facts(self.config), "cgroup": "v2" if self.groups.v2 else "v1", "missing": missing}, []
+
+    # --- shared ---------------------------------------------------------------------------------------------------
+
+    def _furnish(self, ctr: str, lowers: roots.Lowers, limits: Limits, message: Message, snapshot: str | None) -> int:
+        """Folder, record, cgroup and network of a container to come; the network's descriptor."""
+        kind = message.get("network", "egress")
+        if kind not in ("egress", "none"):
+            raise Refused("network must be egress or none")
+        integer({"size": integer(message, "memory_mb", 16, 1 << 20)}, "size", 16, 1 << 20)
+        folder = self.config.container(ctr)
+        folder.mkdir(parents=True)
+        write_json(folder / "meta.json", {"lowers": lowers.to_json(), "snapshot": snapshot, "pid": 0, "started": ""})
+        self.groups.make(ctr, limits)
+        return self.networks.take(kind)
+
+    def _started(self, ctr: str, pid: int, base: int, timeout_s: float) -> Answer:
+        meta_path = self.config.container(ctr) / "meta.json"
+        meta = json.loads(meta_path.read_text())
+        write_json(meta_path, {**meta, "pid": pid, "started": _started_at(pid)})
+        pidfd = os.pidfd_open(pid)
+        sock = sandbox.connect(pid, sandbox.TEMPLATE_ADDRESS, base, timeout_s)
+        return {"pid": pid}, [sock.detach(), pidfd]
+
+    def _meta(self, ctr: str) -> dict[str, Any]:
+        try:
+            meta: dict[str, Any] = json.loads((self.config.container(ctr) / "meta.json").read_text())
+        except FileNotFoundError:
+            raise Refused(f"there is no container {ctr}", "absent") from None
+        if not _same_process(meta):
+            raise Refused(f"container {ctr} does not run any more", "absent")
+        return meta
+
+    def _clear(self, ctr: str) -> None:
+        self.groups.kill(ctr)
+        self.groups.remove(ctr)
+        roots.remove(self.config, ctr)
+        _remove(self.config.container(ctr))
+
+    def _clear_kit(self, kit: str) -> None:
+        self.groups.kill(kit)
+        self.groups.remove(kit)
+        roots.remove(self.config, kit)
+        _remove(self.config.kit(kit))
+
+    def _in_child(self, work: Callable[[], int]) -> int:
+        """Run `work` in a child, whose namespaces and cgroup may change; its number, or its Refused again."""
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                text = json.dumps({"value": work()})
+            except Refused as error:
+                text = json.dumps({"error": str(error), "kind": error.kind, "details": error.details})
+            except BaseException as error:
+                text = json.dumps({"error": f"{type(error).__name__}: {error}", "kind": "failed", "details": {}})
+            with os.fdopen(write, "w") as out:
+                out.write(text)
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read) as said:
+            text = said.read()
+        os.waitpid(pid, 0)
+        result = json.loads(text) if text else {"error": "the spawner's helper was killed", "kind": "failed", "details": {}}
+        if "error" in result:
+            raise Refused(result["error"], result["kind"], result["details"])
+        return int(result["value"])
+
+
+def sweep(config: Config, groups: Cgroups) -> None:
+    """At the spawner's start: end every instance (its node went with us or will fork it anew) and what is half made."""
+    kept = set()
+    folder = config.state / "containers"
+    for path in folder.iterdir() if folder.exists() else []:
+        try:
+            if _same_process(json.loads((path / "meta.json").read_text())):
+                kept.add(path.name)
+                continue
+        except (FileNotFoundError, ValueError):
+            pass
+        groups.kill(path.name)
+        _remove(path)
+    for name in groups.names() - kept:
+        groups.kill(name)
+        groups.remove(name)
+    for folder in (config.state / "kits", config.state / "snapshots", *(config.store / "bundles").glob("*"),
+                   *(config.store / "layers").glob("*"), config.store / "images", config.store / "guest"):  # fmt: skip
+        for path in folder.iterdir() if folder.exists() else []:
+            if path.name.startswith(".") or folder.name == "kits":
+                _remove(path)
+
+
+def end_all(config: Config, groups: Cgroups) -> None:
+    """At the platform's end: nothing runs, nothing is mounted, no group is left."""
+    for name in groups.names():
+        groups.kill(name)
+        groups.remove(name)
+    groups.remove_platform()
+    for folder in (config.state / "containers", config.state / "kits"):
+        for path in folder.iterdir() if folder.exists() else []:
+            _remove(path)
+
+
+def _limits(message: Message) -> Limits:
+    return Limits(
+        memory_mb=integer(message, "memory_mb", 16, 1 << 20),
+        cpu_percent=integer(message, "cpu_percent", 1, 100_000),
+        pids=integer(message, "pids", 4, 32_768),
+    )
+
+
+def _is_requirement(line: object) -> bool:
+    return isinstance(line, str) and 0 < len(line) <= 256 and line[0] not in "-#" and not any(c in line for c in "\r\n\0")
+
+
+def _then_zero(_: None) -> int:
+    return 0
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder whose contents a container may have made: links are never followed."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _started_at(pid: int) -> str:
+    """The process's start time in clock ticks: with the pid and the boot, its identity."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rsplit(")", 1)[1].split()[19] + "@" + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _same_process(meta: dict[str, Any]) -> bool:
+    try:
+        return meta["pid"] > 0 and _started_at(meta["pid"]) == meta["started"]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
+    "boot": Operations.boot,
+    "restore": Operations.restore,
+    "snapshot": Operations.snapshot,
+    "connect": Operations.connect,
+    "delete": Operations.delete,
+    "containers": Operations.containers,
+    "kits": Operations.kits,
+    "end": Operations.end,
+    "kill": Operations.kill,
+    "unpack": Operations.unpack,
+    "layer": Operations.layer,
+    "forget": Operations.forget,
+    "stored": Operations.stored,
+    "about": Operations.about,
+    "facts": Operations.facts,
+}
+

@@ -1,0 +1,150 @@
+"""The spawner's loop: one message, one child. It never blocks on work, and reaps whatever ends below it.
+
+Only the node's user (and root) may connect. When the node's connection ends, its instances end: they died with it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import traceback
+from typing import Any
+
+from runtime.spawner import operations, protocol
+from runtime.spawner.cgroups import Cgroups
+from runtime.spawner.names import Config
+from runtime.spawner.networks import Networks
+from runtime.spawner.protocol import Refused
+
+NETWORK_USERS = ("boot", "restore")
+
+
+class Server:
+    def __init__(self, config: Config, groups: Cgroups, networks: Networks) -> None:
+        self.config = config
+        self.groups = groups
+        self.networks = networks
+        self.stopping = False
+        self.refill: int | None = None
+        self.node: socket.socket | None = None
+        self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self, listener: socket.socket) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self._refill()
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        poll.register(self.wake_r, select.POLLIN)
+        while not self.stopping:
+            for fd, _ in poll.poll():
+                if fd == self.wake_r:
+                    os.read(self.wake_r, 4096)
+                    self._reap()
+                elif fd == listener.fileno():
+                    self._accept(listener, poll)
+                elif self.node is not None and fd == self.node.fileno():
+                    self._serve(poll)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.stopping = True
+
+    def _accept(self, listener: socket.socket, poll: select.poll) -> None:
+        """A new node replaces the old one: there is one at a time."""
+        sock, _ = listener.accept()
+        uid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+        if uid not in (0, self.config.node_uid):
+            sock.close()
+            return
+        self._drop(poll)
+        self.node = sock
+        poll.register(sock, select.POLLIN)
+
+    def _drop(self, poll: select.poll) -> None:
+        if self.node is None:
+            return
+        poll.unregister(self.node)
+        self.node.close()
+        self.node = None
+        self._child(lambda: operations.sweep(self.config, self.groups))
+
+    def _serve(self, poll: select.poll) -> None:
+        assert self.node is not None
+        try:
+            message, fds = protocol.receive(self.node)
+        except Refused as error:
+            protocol.send(self.node, {"id": None, "ok": False, "error": str(error), "kind": error.kind, "details": {}})
+            return
+        except OSError:
+            message, fds = None, []
+        if message is None:
+            self._drop(poll)
+            return
+        node = self.node
+        self._child(lambda: answer(self.config, self.groups, self.networks, node, message, fds))
+        protocol.close(fds)
+        if message.get("op") in NETWORK_USERS:
+            self._refill()
+
+    def _refill(self) -> None:
+        if self.refill is None:
+            self.refill = self._child(self.networks.refill)
+
+    def _child(self, work: Any) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.refill:
+                self.refill = None
+
+
+def answer(
+    config: Config, groups: Cgroups, networks: Networks, node: socket.socket, message: dict[str, Any], fds: list[int]
+) -> None:
+    """Carry out one request and answer it, whatever happens."""
+    number = message.get("id")
+
+    def say(text: str) -> None:
+        protocol.send(node, {"id": number, "progress": text})
+
+    out: list[int] = []
+    try:
+        name = message.get("op")
+        if not isinstance(name, str) or name not in operations.TABLE:
+            raise Refused(f"no such operation: {name!r}"[:200])
+        result, out = operations.TABLE[name](operations.Operations(config, groups, networks, say), message, fds)
+        reply = {"id": number, "ok": True, **result}
+    except Refused as error:
+        reply = {"id": number, "ok": False, "error": str(error), "kind": error.kind, "details": error.details}
+    except Exception as error:
+        traceback.print_exc()
+        reply = {"id": number, "ok": False, "error": f"{type(error).__name__}: {error}", "kind": "failed", "details": {}}
+    protocol.send(node, reply, out)

@@ -1,0 +1,97 @@
+"""Snapshots on disk: CRIU's images, the writable layer as it stood, and a manifest signed with a key that only root reads.
+
+CRIU runs as root on these files, so none is restored whose manifest was not written here. Contents are hashed at the dump and
+checked at the first restore after a start of the spawner; later restores compare inode, size and change time, which only
+root could forge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from runtime.spawner.names import Config, write_json
+from runtime.spawner.protocol import Refused
+
+
+def _key(config: Config) -> bytes:
+    path = config.state / "sign.key"
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        key = secrets.token_bytes(32)
+        os.write(fd, key)
+        os.close(fd)
+        return key
+
+
+def _seal(config: Config, manifest: dict[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True).encode()
+    return hmac.new(_key(config), text, hashlib.sha256).hexdigest()
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted((folder / "images").iterdir())
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.lstat()
+    return [found.st_ino, found.st_size, found.st_ctime_ns]
+
+
+def finish(config: Config, snp: str, folder: Path, about: dict[str, Any]) -> int:
+    """Sign the snapshot in `folder` and put it in its place; its size in bytes."""
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in _images(folder)}
+    size = sum(p.stat().st_size for p in _images(folder))
+    manifest = {"snapshot": snp, "files": files, "size_bytes": size, "taken_at": time.time(), **about}
+    write_json(folder / "manifest.json", {"manifest": manifest, "seal": _seal(config, manifest)})
+    target = config.snapshot(snp)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    folder.rename(target)
+    return size
+
+
+def manifest(config: Config, snp: str) -> dict[str, Any]:
+    """The manifest of a snapshot, its seal checked. Raises Refused (absent, or failed where it was tampered with)."""
+    try:
+        raw = json.loads((config.snapshot(snp) / "manifest.json").read_text())
+    except FileNotFoundError:
+        raise Refused(f"there is no snapshot {snp}", "absent") from None
+    if not hmac.compare_digest(_seal(config, raw["manifest"]), str(raw["seal"])):
+        raise Refused(f"snapshot {snp} was not signed by this platform", "failed")
+    found: dict[str, Any] = raw["manifest"]
+    return found
+
+
+def verify(config: Config, snp: str, files: dict[str, str]) -> None:
+    """Raise Refused unless the images are those that were signed."""
+    folder = config.snapshot(snp)
+    marker = config.mounts / f"verified-{snp}"
+    stamps = {p.name: _stamp(p) for p in _images(folder)}
+    if marker.exists() and json.loads(marker.read_text()) == stamps:
+        return
+    if set(stamps) != set(files) or any(
+        hashlib.sha256(p.read_bytes()).hexdigest() != files[p.name] for p in _images(folder)
+    ):
+        raise Refused(f"snapshot {snp} is not what was signed", "failed")
+    write_json(marker, stamps)
+
+
+def delete(config: Config, snp: str) -> None:
+    """Idempotent."""
+    (config.mounts / f"verified-{snp}").unlink(missing_ok=True)
+    target = config.snapshot(snp)
+    if target.exists():
+        gone = target.with_name(f".gone-{snp}-{os.getpid()}")
+        target.rename(gone)
+        shutil.rmtree(gone)
