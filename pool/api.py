@@ -6,6 +6,7 @@ first; another tenant's things are not found.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -64,7 +65,9 @@ class Platform(Protocol):
 
     async def create(self, tenant_id: str, body: FunctionCreate) -> FunctionRecord: ...
 
-    async def list(self, tenant_id: str, limit: int, cursor: str | None) -> tuple[list[FunctionRecord], str | None]: ...
+    async def list(
+        self, tenant_id: str, limit: int, cursor: str | None
+    ) -> tuple[builtins.list[FunctionRecord], str | None]: ...
 
     async def get(self, tenant_id: str, function_id: str) -> FunctionRecord: ...
 
@@ -103,8 +106,10 @@ class Platform(Protocol):
     async def invoke(self, target: Target, call: Call) -> Served:
         """Run `call` on an instance of `target`: queue, start, run, record. Never raises for what the function did.
 
-        Raises QueueFull, StartFailed, InvocationTimeout (details.limit = "queue": the deadline came before an instance).
-        A caller that is cancelled does not cancel the invocation: it goes on and is recorded.
+        Raises QueueFull, StartFailed, InvocationTimeout (details.limit = "queue": the deadline came before
+        an instance). A caller that is cancelled while its call waits does not cancel the invocation: it goes on and is
+        recorded. Cancelling while it runs ends the instance and is recorded as cancelled: a caller that can be
+        cancelled (aiohttp's handlers are not, by default) has to shield.
         For a stream the instance is released when the stream has ended or was closed.
         """
         ...
@@ -113,7 +118,7 @@ class Platform(Protocol):
 
     async def pool(self, tenant_id: str, function_id: str) -> PoolRecord: ...
 
-    async def pool_stats(self, tenant_id: str) -> list[PoolRecord]: ...
+    async def pool_stats(self, tenant_id: str) -> builtins.list[PoolRecord]: ...
 
     async def set_pool_target(
         self, tenant_id: str, function_id: str, min_instances: int, max_instances: int
@@ -121,7 +126,7 @@ class Platform(Protocol):
 
     async def invocations(
         self, tenant_id: str, function_id: str, status: str | None, limit: int, cursor: str | None
-    ) -> tuple[list[InvocationRecord], str | None]: ...
+    ) -> tuple[builtins.list[InvocationRecord], str | None]: ...
 
     async def invocation(self, tenant_id: str, function_id: str, invocation_id: str) -> InvocationRecord: ...
 
@@ -135,7 +140,7 @@ class Platform(Protocol):
 
     async def put_source(self, tenant_id: str, filename: str, text: str) -> str: ...
 
-    async def keys(self, tenant_id: str) -> list[dict[str, Any]]: ...
+    async def keys(self, tenant_id: str) -> builtins.list[dict[str, Any]]: ...
 
     async def create_key(self, tenant_id: str, name: str) -> dict[str, Any]:
         """{key_id, name, key, created_at}: the only time that `key` is seen; only its sha256 is kept."""

@@ -1,0 +1,59 @@
+"""The name of every key in Redis, as functions: nothing else in the project spells one.
+
+Keys of one function carry one hash tag ({fn_…}), so that a script that touches several of them stays on one shard.
+Not here: what is in them (each owner's file says so).
+"""
+
+from __future__ import annotations
+
+PREFIX = "quilt"
+
+
+def functions() -> str:
+    """Set of the ids of all functions."""
+    return f"{PREFIX}:functions"
+
+
+def names(tenant_id: str) -> str:
+    """Hash of one tenant: function name → function id."""
+    return f"{PREFIX}:names:{tenant_id}"
+
+
+def function(function_id: str) -> str:
+    """Hash: tenant_id, name, asked, current, newest, target, created_at, updated_at."""
+    return f"{PREFIX}:{{{function_id}}}:function"
+
+
+def version(function_id: str, number: int) -> str:
+    """Hash: spec (JSON), state, error, built (JSON), incarnation, created_at, updated_at."""
+    return f"{PREFIX}:{{{function_id}}}:version:{number}"
+
+
+def record_order(function_id: str) -> str:
+    """Sorted set: invocation id by the time it ended."""
+    return f"{PREFIX}:{{{function_id}}}:record-order"
+
+
+def records(function_id: str) -> str:
+    """Hash: invocation id → packed record."""
+    return f"{PREFIX}:{{{function_id}}}:records"
+
+
+def counts(function_id: str) -> str:
+    """Hash: invocations, errors, last_invoked_at."""
+    return f"{PREFIX}:{{{function_id}}}:counts"
+
+
+def api_keys() -> str:
+    """Hash: sha256 of a key → JSON {key_id, tenant_id, name, created_at}."""
+    return f"{PREFIX}:api-keys"
+
+
+def incarnations() -> str:
+    """Counter: the incarnation of a node process is one more than that of any before it."""
+    return f"{PREFIX}:incarnations"
+
+
+def leases() -> str:
+    """Hash: node id → `<incarnation> <renewed at, epoch ms>`."""
+    return f"{PREFIX}:leases"

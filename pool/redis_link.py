@@ -1,0 +1,98 @@
+"""The one seam to Redis: short timeouts, no retries, and every failure of it turned into RegistryUnavailable.
+
+Not here: what is kept there. Whether Redis answers is seen from each call and kept in `up`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import redis.asyncio as redis_asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import RedisError, ResponseError
+
+from pool import scripts
+from quilt_fn.errors import RegistryUnavailable
+
+Client = redis_asyncio.Redis
+
+TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 0.5
+
+
+def connect(url: str) -> Client:
+    """A client for `url` (redis://, rediss://, unix://). Nothing is sent yet."""
+    return redis_asyncio.Redis.from_url(
+        url,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+
+
+class RedisLink:
+    """Runs commands and scripts. `on_change(up)` is called when Redis goes away or comes back."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.up = False
+        self.on_change: list[Callable[[bool], None]] = []
+        self._scripts: dict[str, AsyncScript] = {}
+
+    async def run(self, command: Awaitable[Any]) -> Any:
+        """The answer to one command or pipeline. Raises RegistryUnavailable where Redis does not answer."""
+        try:
+            answer = await command
+        except ResponseError as error:
+            if str(error).startswith(("LOADING", "MISCONF", "OOM", "READONLY", "CLUSTERDOWN", "MASTERDOWN")):
+                self._seen(False)
+                raise RegistryUnavailable(f"Redis refuses: {error}", retry_after=1) from error
+            raise
+        except (TimeoutError, RedisError, OSError) as error:
+            self._seen(False)
+            raise RegistryUnavailable(
+                f"the registry (Redis) does not answer: {error}",
+                hint="Functions that are deployed go on being served; try this again when Redis is back.",
+                retry_after=1,
+            ) from error
+        self._seen(True)
+        return answer
+
+    async def script(self, text: str, keys: Iterable[str], args: Iterable[Any] = ()) -> Any:
+        """Run one script of `pool.scripts`."""
+        script = self._scripts.get(text)
+        if script is None:
+            script = self._scripts[text] = self.client.register_script(text)
+        return await self.run(script(keys=list(keys), args=list(args)))
+
+    async def wait(self, deadline_s: float) -> None:
+        """Return once Redis answers. Raises RegistryUnavailable after `deadline_s`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline_s
+        while True:
+            try:
+                await self.run(self.client.ping())
+                return
+            except RegistryUnavailable:
+                if loop.time() >= end:
+                    raise
+                await asyncio.sleep(0.05)
+
+    async def close(self) -> None:
+        await self.client.aclose()
+
+    def _seen(self, up: bool) -> None:
+        if up != self.up:
+            self.up = up
+            for callback in self.on_change:
+                callback(up)
+
+
+def all_scripts() -> dict[str, str]:
+    """Every script by its name, for the tests and the docs."""
+    return {name: text for name, text in vars(scripts).items() if name.isupper() and isinstance(text, str)}

@@ -1,0 +1,276 @@
+"""Functions and versions in Redis, and all of this node's in memory: writes go to Redis first, reads never do.
+
+Not here: building (`pool.deploy`) or serving. A write that Redis does not take raises RegistryUnavailable and changes
+nothing here either. A version's state moves by compare-and-set from the table of quilt_fn.states, fenced by incarnation.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+from pool import keys_in_redis as keys
+from pool import scripts
+from pool.clock import iso
+from pool.functions import ASKED_DELETING, ASKED_NOTHING, FunctionEntry, VersionEntry, check_instances
+from pool.redis_link import RedisLink
+from quilt_fn.errors import Conflict, FunctionNotFound, NameTaken
+from quilt_fn.model.common import new_id
+from quilt_fn.model.function import FunctionSpec
+from quilt_fn.states import VERSION, VersionState
+
+
+class Registry:
+    """`incarnation` is this node process's, from its lease."""
+
+    def __init__(self, link: RedisLink, wall: Callable[[], float]) -> None:
+        self._link = link
+        self._wall = wall
+        self._by_id: dict[str, FunctionEntry] = {}
+        self._by_name: dict[tuple[str, str], FunctionEntry] = {}
+        self.incarnation = 0
+
+    # reading: memory alone
+
+    def find(self, tenant_id: str, function_id: str) -> FunctionEntry | None:
+        entry = self._by_id.get(function_id)
+        return entry if entry is not None and entry.tenant_id == tenant_id else None
+
+    def find_name(self, tenant_id: str, name: str) -> FunctionEntry | None:
+        return self._by_name.get((tenant_id, name))
+
+    def find_public(self, name: str, first_tenant: str) -> FunctionEntry | None:
+        """The public function of that name: the first tenant's, else the oldest."""
+        entry = self._by_name.get((first_tenant, name))
+        if entry is not None and entry.shown_version.spec.auth == "public":
+            return entry
+        found = [
+            each
+            for (_, each_name), each in self._by_name.items()
+            if each_name == name and each.shown_version.spec.auth == "public"
+        ]
+        return min(found, key=lambda each: each.created_at, default=None)
+
+    def get(self, tenant_id: str, function_id: str) -> FunctionEntry:
+        """Raises FunctionNotFound, also for one that is being deleted."""
+        entry = self.find(tenant_id, function_id)
+        if entry is None or entry.asked == ASKED_DELETING:
+            raise FunctionNotFound(f"no function {function_id}")
+        return entry
+
+    def by_name(self, tenant_id: str, name: str) -> FunctionEntry:
+        """Raises FunctionNotFound."""
+        entry = self.find_name(tenant_id, name)
+        if entry is None:
+            raise FunctionNotFound(f"no function is named {name!r}")
+        return entry
+
+    def list(self, tenant_id: str, limit: int, cursor: str | None) -> tuple[list[FunctionEntry], str | None]:
+        """Newest first. The cursor is the last one's creation time and id."""
+        entries = [
+            each for each in self._by_id.values() if each.tenant_id == tenant_id and each.asked != ASKED_DELETING
+        ]
+        entries.sort(key=lambda each: (each.created_at, each.function_id), reverse=True)
+        if cursor is not None:
+            entries = [each for each in entries if f"{each.created_at}~{each.function_id}" < cursor]
+        page = entries[:limit]
+        more = len(entries) > limit
+        return page, f"{page[-1].created_at}~{page[-1].function_id}" if more and page else None
+
+    def all(self) -> Iterator[FunctionEntry]:
+        return iter(builtins.list(self._by_id.values()))
+
+    # writing: Redis, then memory
+
+    async def create(self, tenant_id: str, name: str, spec: FunctionSpec) -> FunctionEntry:
+        """A new function with a version 1. Raises NameTaken, RegistryUnavailable."""
+        function_id = new_id("fn")
+        await self._claim(tenant_id, name, function_id)
+        now = iso(self._wall())
+        await self._link.run(self._link.client.sadd(keys.functions(), function_id))
+        await self._add_version("create", function_id, tenant_id, name, 1, spec, now)
+        entry = FunctionEntry(function_id, tenant_id, name, ASKED_NOTHING, 0, 1, None, None, now, now)
+        entry.versions[1] = VersionEntry(1, spec, VersionState.PENDING, "", {}, now, now)
+        self._remember(entry)
+        return entry
+
+    async def _claim(self, tenant_id: str, name: str, function_id: str) -> None:
+        """Take the name; one whose function was never written (a crash in between) may be taken over."""
+        instead_of = ""
+        for _ in range(2):
+            holder = await self._link.script(
+                scripts.CLAIM_NAME, [keys.names(tenant_id)], [name, function_id, instead_of]
+            )
+            instead_of = holder.decode()
+            if instead_of == function_id:
+                return
+            if await self._link.run(self._link.client.exists(keys.function(instead_of))):
+                break
+        raise NameTaken(
+            f"a function named {name!r} is there already",
+            details={"function_id": instead_of, "name": name},
+            hint="Update it with PUT, delete it, or take another name.",
+        )
+
+    async def add_version(self, entry: FunctionEntry, spec: FunctionSpec) -> VersionEntry:
+        """A new newest version. Raises FunctionNotFound, Conflict (another update came between), RegistryUnavailable."""
+        now = iso(self._wall())
+        number = entry.newest + 1
+        await self._add_version("update", entry.function_id, entry.tenant_id, entry.name, number, spec, now)
+        version = VersionEntry(number, spec, VersionState.PENDING, "", {}, now, now)
+        entry.versions[number] = version
+        entry.newest = number
+        entry.updated_at = now
+        return version
+
+    async def _add_version(
+        self, how: str, function_id: str, tenant_id: str, name: str, number: int, spec: FunctionSpec, now: str
+    ) -> None:
+        packed = orjson.dumps(spec.model_dump(mode="json"))
+        answer = await self._link.script(
+            scripts.ADD_VERSION,
+            [keys.function(function_id), keys.version(function_id, number)],
+            [how, str(number), packed, tenant_id, name, now, VersionState.PENDING],
+        )
+        if answer == b"gone":
+            raise FunctionNotFound(f"no function {function_id}")
+        if answer != b"ok":
+            raise Conflict(f"another update of {name!r} came between; read it again", details={"version": number})
+
+    async def move_version(
+        self,
+        entry: FunctionEntry,
+        number: int,
+        state: VersionState,
+        *,
+        error: str = "",
+        built: dict[str, Any] | None = None,
+    ) -> None:
+        """Move a version's state; `ready` makes it current. Raises Conflict where it is not as we thought, or fenced."""
+        now = iso(self._wall())
+        froms = ",".join(old for old, news in VERSION.items() if state in news)
+        what, detail = await self._link.script(
+            scripts.MOVE_VERSION,
+            [keys.version(entry.function_id, number), keys.function(entry.function_id)],
+            [
+                state,
+                froms,
+                str(self.incarnation),
+                error,
+                orjson.dumps(built) if built else "",
+                str(number if state is VersionState.READY else 0),
+                now,
+            ],
+        )
+        if what == b"gone":
+            raise FunctionNotFound(f"no function {entry.function_id}")
+        if what != b"ok":
+            raise Conflict(
+                f"version {number} of {entry.name!r} can't become {state}: {what.decode()} ({detail.decode()})",
+                details={"state": detail.decode()},
+            )
+        version = entry.versions[number]
+        version.state, version.error, version.updated_at = state, error, now
+        if built:
+            version.built = built
+        entry.current = int(detail)
+        entry.updated_at = now
+
+    async def set_asked(self, entry: FunctionEntry, asked: str) -> None:
+        """Pause (`paused`), resume (``), or begin to delete (`deleting`; its name is free from then on)."""
+        await self._set(entry, "asked", asked)
+        entry.asked = asked
+        if asked == ASKED_DELETING:
+            self._by_name.pop((entry.tenant_id, entry.name), None)
+            await self._link.script(scripts.FREE_NAME, [keys.names(entry.tenant_id)], [entry.name, entry.function_id])
+
+    async def set_target(self, entry: FunctionEntry, min_instances: int | None, max_instances: int | None) -> None:
+        """Other limits than the version's; None and None for those again. Raises InvalidValue."""
+        packed = ""
+        if min_instances is not None and max_instances is not None:
+            check_instances(min_instances, max_instances)
+            packed = f"{min_instances} {max_instances}"
+        await self._set(entry, "target", packed)
+        entry.target_min, entry.target_max = min_instances, max_instances
+
+    async def _set(self, entry: FunctionEntry, field: str, value: str) -> None:
+        now = iso(self._wall())
+        if not await self._link.script(scripts.SET_FUNCTION, [keys.function(entry.function_id)], [now, field, value]):
+            raise FunctionNotFound(f"no function {entry.function_id}")
+        entry.updated_at = now
+
+    async def delete(self, entry: FunctionEntry) -> None:
+        """Remove every key of a function, and it from memory. Idempotent."""
+        function_id = entry.function_id
+        gone = [keys.function(function_id), keys.record_order(function_id), keys.records(function_id)]
+        gone += [keys.counts(function_id), *(keys.version(function_id, number) for number in entry.versions)]
+        await self._link.script(scripts.FREE_NAME, [keys.names(entry.tenant_id)], [entry.name, function_id])
+        await self._link.run(self._link.client.delete(*gone))
+        await self._link.run(self._link.client.srem(keys.functions(), function_id))
+        self._by_id.pop(function_id, None)
+
+    async def drop_version(self, entry: FunctionEntry, number: int) -> None:
+        """Forget a version that is neither current nor newest."""
+        await self._link.run(self._link.client.delete(keys.version(entry.function_id, number)))
+        entry.versions.pop(number, None)
+
+    # at start
+
+    async def load(self) -> None:
+        """Everything from Redis into memory. Raises RegistryUnavailable."""
+        self._by_id.clear()
+        self._by_name.clear()
+        for member in await self._link.run(self._link.client.smembers(keys.functions())):
+            function_id = member.decode()
+            entry = await self._load(function_id)
+            if entry is None:
+                await self._link.run(self._link.client.srem(keys.functions(), function_id))
+            else:
+                self._remember(entry)
+
+    async def _load(self, function_id: str) -> FunctionEntry | None:
+        pipe = self._link.client.pipeline(transaction=False)
+        pipe.hgetall(keys.function(function_id))
+        pipe.hgetall(keys.counts(function_id))
+        stored, counts = await self._link.run(pipe.execute())
+        if b"newest" not in stored:
+            return None
+        target = stored[b"target"].decode().split()
+        entry = FunctionEntry(
+            function_id=function_id,
+            tenant_id=stored[b"tenant_id"].decode(),
+            name=stored[b"name"].decode(),
+            asked=stored[b"asked"].decode(),
+            current=int(stored[b"current"]),
+            newest=int(stored[b"newest"]),
+            target_min=int(target[0]) if target else None,
+            target_max=int(target[1]) if target else None,
+            created_at=stored[b"created_at"].decode(),
+            updated_at=stored[b"updated_at"].decode(),
+            stored_invocations=int(counts.get(b"invocations", 0)),
+            stored_errors=int(counts.get(b"errors", 0)),
+            stored_last_invoked_at=float(counts[b"last_invoked_at"]) if b"last_invoked_at" in counts else None,
+        )
+        pipe = self._link.client.pipeline(transaction=False)
+        for number in range(1, entry.newest + 1):
+            pipe.hgetall(keys.version(function_id, number))
+        for number, version in enumerate(await self._link.run(pipe.execute()), start=1):
+            if version:
+                entry.versions[number] = VersionEntry(
+                    number=number,
+                    spec=FunctionSpec.model_validate_json(version[b"spec"]),
+                    state=VersionState(version[b"state"].decode()),
+                    error=version[b"error"].decode(),
+                    built=orjson.loads(version[b"built"]) if version[b"built"] else {},
+                    created_at=version[b"created_at"].decode(),
+                    updated_at=version[b"updated_at"].decode(),
+                )
+        return entry
+
+    def _remember(self, entry: FunctionEntry) -> None:
+        self._by_id[entry.function_id] = entry
+        if entry.asked != ASKED_DELETING:
+            self._by_name[entry.tenant_id, entry.name] = entry
