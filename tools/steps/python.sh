@@ -19,7 +19,8 @@ python_step() {
     fi
     say "installing what $lock lists"
     quietly "installing packages" python_uv_run pip install --python .venv/bin/python --require-hashes -r "$lock" || return 1
-    quietly "installing the project" python_uv_run pip install --python .venv/bin/python --no-deps --no-build-isolation -e . || return 1
+    quietly "installing the project" python_uv_run pip install --python .venv/bin/python --no-deps --no-build-isolation \
+        --config-settings editable_mode=compat -e . || return 1
     chmod -R a+rX .venv || return 1
     echo "$want" >"$stamp"
 }
@@ -30,8 +31,8 @@ python_venv_fits() {
     [[ $(.venv/bin/python -VV 2>/dev/null) == "$("$SYSTEM_PYTHON" -VV)" ]]
 }
 
-# Without the user's configuration, python downloads, or another project's environment.
-python_uv_run() { env -u VIRTUAL_ENV -u PYTHONPATH UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1 UV_HTTP_TIMEOUT=120 .tools/uv/bin/uv "$@"; }
+# With the certificates that the machine trusts; without python downloads or another project's environment.
+python_uv_run() { env -u VIRTUAL_ENV -u PYTHONPATH UV_SYSTEM_CERTS=1 UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1 UV_HTTP_TIMEOUT=120 .tools/uv/bin/uv "$@"; }
 
 python_uv() {
     local pinned
