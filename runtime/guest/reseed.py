@@ -1,0 +1,76 @@
+"""Makes a copy of a process differ from its siblings where it must: random numbers, uuid1, temporary names, OpenSSL.
+
+Run in each instance, forked or restored, before hooks and user code. It cannot reach generators that user code made for
+itself (random.Random(…), numpy.random.default_rng(…), torch's): an `after_restore` hook does that. The seed of str hashing
+is fixed when Python starts, so siblings share it: it guards dicts against chosen keys, and is no source of uniqueness.
+`secrets`, os.urandom and uuid4 ask the kernel each time and need nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+
+def reseed(entropy: bytes) -> None:
+    """Derive new state from `entropy` (32 bytes or more, never the same twice) for what is imported; imports nothing."""
+    if len(entropy) < 32:
+        raise ValueError(f"entropy of {len(entropy)} bytes; at least 32 are needed")
+    _random(entropy)
+    _numpy(entropy)
+    _uuid(entropy)
+    _tempfile()
+    _multiprocessing()
+    _openssl(entropy)
+
+
+def _loaded(name: str) -> Any:
+    return sys.modules.get(name)
+
+
+def _random(entropy: bytes) -> None:
+    random = _loaded("random")
+    if random is not None:
+        random.seed(b"random" + entropy)
+
+
+def _numpy(entropy: bytes) -> None:
+    """The legacy global generator, numpy.random.seed and its kin; `mtrand` is where it lives."""
+    numpy_random = _loaded("numpy.random")
+    if numpy_random is not None and _loaded("numpy.random.mtrand") is not None:
+        words = entropy[: len(entropy) // 4 * 4]
+        numpy_random.seed([int.from_bytes(words[i : i + 4], "little") for i in range(0, len(words), 4)])
+
+
+def _uuid(entropy: bytes) -> None:
+    """uuid1 in pure Python with a random node: libuuid keeps its node, clock sequence and last time out of reach."""
+    uuid = _loaded("uuid")
+    if uuid is None:
+        return
+    multicast = 1 << 40  # RFC 9562 §6.10: a node that is no network card's
+    uuid._node = int.from_bytes(entropy[-6:], "big") | multicast
+    uuid._generate_time_safe = None
+    for name in ("_last_timestamp", "_last_timestamp_v6", "_last_timestamp_v7"):
+        if hasattr(uuid, name):
+            setattr(uuid, name, None)
+
+
+def _tempfile() -> None:
+    tempfile = _loaded("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None
+
+
+def _multiprocessing() -> None:
+    """The key with which processes of one program know each other."""
+    process = _loaded("multiprocessing.process")
+    if process is not None:
+        process.current_process().authkey = os.urandom(32)
+
+
+def _openssl(entropy: bytes) -> None:
+    """OpenSSL notices a fork by itself, but not a restore; what is added here reseeds all of its generators."""
+    ssl = _loaded("_ssl")
+    if ssl is not None:
+        ssl.RAND_add(b"openssl" + entropy, float(len(entropy)))
