@@ -174,6 +174,10 @@ class Template:
         self._say({"op": "quiet"})
         self._hang_up()
 
+    def leave(self, message: dict[str, Any], fds: list[int]) -> None:
+        """End the template alone; its instances go on as children of the container's init."""
+        os._exit(0)
+
     def fork(self, message: dict[str, Any], fds: list[int]) -> None:
         """{instance}, [root, data, stdout, stderr, doors…] → forked {instance, pid}, [pidfd]; later exited {status}."""
         name = message["instance"]
@@ -316,6 +320,7 @@ _ACTIONS: dict[str, Callable[[Template, dict[str, Any], list[int]], None]] = {
     "hello": Template.hello,
     "load": Template.load,
     "quiet": Template.quiet,
+    "leave": Template.leave,
     "fork": Template.fork,
     "become": Template.become,
 }

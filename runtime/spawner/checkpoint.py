@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from runtime.spawner import kernel
@@ -54,26 +56,31 @@ def restore(config: Config, folder: Path, root: Path, usr: Path, network: int, g
 def _run(config: Config, folder: Path, verb: str, options: list[str]) -> None:
     if not config.criu:
         raise Refused("CRIU is not installed; see `quilt doctor`", "failed")
-    log = f"{verb}-{os.getpid()}.log"
-    command = [*config.criu, verb, "-D", str(folder), "-o", log, "-v1", "--manage-cgroups=ignore", "--ext-unix-sk", *options]
+    # What CRIU writes beside the images (log, statistics) must not lie among what was signed.
+    work = Path(tempfile.mkdtemp(dir=config.run, prefix=f"criu-{verb}-"))
+    command = [*config.criu, verb, "-D", str(folder), "-W", str(work), "-o", "log", "-v1", "--manage-cgroups=ignore", "--ext-unix-sk", *options]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False, close_fds=True
         )
     except subprocess.TimeoutExpired:
         raise Refused(f"criu {verb} took over {TIMEOUT_S:g} s", "failed") from None
-    path = folder / log
-    words = path.read_text(errors="replace") if path.exists() else ""
-    path.unlink(missing_ok=True)
+    finally:
+        path = work / "log"
+        words = path.read_text(errors="replace") if path.exists() else ""
+        shutil.rmtree(work)
     if done.returncode != 0:
         said = (words or done.stderr.decode(errors="replace")).strip()
         raise Refused(f"criu {verb} failed: {reason(said)}", "failed", {"log": said[-4000:]})
 
 
 def reason(log: str) -> str:
-    """The first error of a CRIU log, which is the cause; the later ones are what followed from it."""
+    """The first error of a CRIU log, which is the cause; the later ones are what followed from it.
+
+    Where this machine withholds CAP_SYS_RESOURCE, CRIU complains of its own limit of open files, which is harmless.
+    """
     for line in log.splitlines():
         found = re.search(r"Error \([^)]*\):\s*(.*)", line)
-        if found:
+        if found and "RLIMIT_NOFILE for self" not in line:
             return found.group(1)
     return log.splitlines()[-1] if log else "it said nothing"

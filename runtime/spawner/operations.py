@@ -49,7 +49,7 @@ class Operations:
     # --- containers ---------------------------------------------------------------------------------------------
 
     def boot(self, message: Message, fds: list[int]) -> Answer:
-        """{container, tenant, bundle, layer, memory_mb, cpu_percent, pids, network, caps} → {pid}, [control, pidfd]."""
+        """{container, tenant, bundle, layer, memory_mb, cpu_percent, pids, network, caps, label} → {pid}, [control, pidfd, memory gauge]."""
         ctr = checked("container", message.get("container"))
         lowers = roots.lowers_of(self.config, message)
         folder = self.config.container(ctr)
@@ -69,7 +69,7 @@ class Operations:
             raise
 
     def restore(self, message: Message, fds: list[int]) -> Answer:
-        """{container, snapshot, memory_mb, cpu_percent, pids, network} → {pid, ms: {…}}, [control, pidfd]."""
+        """{container, snapshot, memory_mb, cpu_percent, pids, network, label} → {pid, ms}, [control, pidfd, memory gauge]."""
         ctr = checked("container", message.get("container"))
         snp = checked("snapshot", message.get("snapshot"))
         folder = self.config.container(ctr)
@@ -83,7 +83,7 @@ class Operations:
             network = self._furnish(ctr, lowers, _limits(message), message, snapshot=snp)
             root = roots.place(self.config, ctr)
             roots.private_namespace(self.config, lowers.tenant)
-            roots.build(self.config, lowers, folder, self.config.snapshot(snp) / "upper", root)
+            roots.build(self.config, lowers, folder, self.config.snapshot(snp) / "upper", root, with_usr=False)
             base = tenants.base_id(self.config, lowers.tenant)
             usr = tenants.views(self.config, base)[1]
             furnished = time.monotonic()
@@ -129,12 +129,12 @@ class Operations:
         return {"size_bytes": size, "ms": (time.monotonic() - begun) * 1e3}, [sock.detach()]
 
     def connect(self, message: Message, fds: list[int]) -> Answer:
-        """{container} → {pid}, [control, pidfd]: adopt a container that runs."""
+        """{container} → {pid}, [control, pidfd, memory gauge]: adopt a container that runs."""
         ctr = checked("container", message.get("container"))
         meta = self._meta(ctr)
         base = tenants.base_id(self.config, meta["lowers"]["tenant"])
         sock = sandbox.connect(meta["pid"], sandbox.TEMPLATE_ADDRESS, base, 2.0)
-        return {"pid": meta["pid"]}, [sock.detach(), os.pidfd_open(meta["pid"])]
+        return {"pid": meta["pid"]}, [sock.detach(), os.pidfd_open(meta["pid"]), self.groups.memory_gauge(ctr)]
 
     def delete(self, message: Message, fds: list[int]) -> Answer:
         """{container} → {oom_kills}. Idempotent."""
@@ -144,14 +144,13 @@ class Operations:
         return {"oom_kills": kills}, []
 
     def containers(self, message: Message, fds: list[int]) -> Answer:
-        """→ {containers: [{container, tenant, snapshot, alive}]}."""
+        """→ {containers: [{container, label, alive}]}."""
         found = []
         folder = self.config.state / "containers"
         for path in sorted(folder.iterdir()) if folder.exists() else []:
             with contextlib.suppress(FileNotFoundError, ValueError):
                 meta = json.loads((path / "meta.json").read_text())
-                found.append({"container": path.name, "tenant": meta["lowers"]["tenant"], "snapshot": meta["snapshot"],
-                              "alive": _same_process(meta)})  # fmt: skip
+                found.append({"container": path.name, "label": meta["label"], "alive": _same_process(meta)})
         return {"containers": found}, []
 
     # --- kits: an instance's root and cgroup, made ahead ----------------------------------------------------------
@@ -263,10 +262,12 @@ class Operations:
         kind = message.get("network", "egress")
         if kind not in ("egress", "none"):
             raise Refused("network must be egress or none")
-        integer({"size": integer(message, "memory_mb", 16, 1 << 20)}, "size", 16, 1 << 20)
+        label = message.get("label", "")
+        if not isinstance(label, str) or len(label) > 300:
+            raise Refused("label must be a text of at most 300 characters")
         folder = self.config.container(ctr)
         folder.mkdir(parents=True)
-        write_json(folder / "meta.json", {"lowers": lowers.to_json(), "snapshot": snapshot, "pid": 0, "started": ""})
+        write_json(folder / "meta.json", {"lowers": lowers.to_json(), "snapshot": snapshot, "label": label, "pid": 0, "started": ""})
         self.groups.make(ctr, limits)
         return self.networks.take(kind)
 
@@ -276,7 +277,7 @@ class Operations:
         write_json(meta_path, {**meta, "pid": pid, "started": _started_at(pid)})
         pidfd = os.pidfd_open(pid)
         sock = sandbox.connect(pid, sandbox.TEMPLATE_ADDRESS, base, timeout_s)
-        return {"pid": pid}, [sock.detach(), pidfd]
+        return {"pid": pid}, [sock.detach(), pidfd, self.groups.memory_gauge(ctr)]
 
     def _meta(self, ctr: str) -> dict[str, Any]:
         try:

@@ -50,7 +50,8 @@ def lowers_of(config: Config, message: dict[str, object]) -> Lowers:
     return Lowers(tenant, bundle, layer, images.host(config), images.guest(config))
 
 
-def build(config: Config, lowers: Lowers, folder: Path, frozen: Path | None, target: Path) -> None:
+def build(config: Config, lowers: Lowers, folder: Path, frozen: Path | None, target: Path,
+          with_usr: bool = True) -> None:  # fmt: skip
     """Mount a new root at `target`, its writable layer in `folder` (made here, the tenant's root's).
 
     `frozen`: a writable layer as it stood at a snapshot, which becomes the uppermost read-only one.
@@ -73,6 +74,8 @@ def build(config: Config, lowers: Lowers, folder: Path, frozen: Path | None, tar
     if len(options) > 4000:
         raise Refused("the state folder's path is too long for an overlay's options; use a shorter QUILT_STATE_DIR")
     kernel.mount("quilt", str(target), "overlay", kernel.MS_NOSUID, options)
+    if not with_usr:  # CRIU mounts it by itself, and can't take a root that something is mounted on
+        return
     tree = kernel.open_tree(str(usr), kernel.OPEN_TREE_CLONE)
     kernel.move_mount(tree, str(target / "usr"))
     os.close(tree)

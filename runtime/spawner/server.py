@@ -31,6 +31,8 @@ class Server:
         self.stopping = False
         self.refill: int | None = None
         self.node: socket.socket | None = None
+        self.requests: set[int] = set()
+        """Children that serve a request of the node that is connected."""
         self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self, listener: socket.socket) -> None:
@@ -73,7 +75,12 @@ class Server:
         poll.unregister(self.node)
         self.node.close()
         self.node = None
-        self._child(lambda: operations.sweep(self.config, self.groups))
+        for pid in self.requests:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self.requests.clear()
+        # Waited for, so that nothing which the next node makes is taken for what the last one left.
+        os.waitpid(self._child(lambda: operations.sweep(self.config, self.groups)), 0)
 
     def _serve(self, poll: select.poll) -> None:
         assert self.node is not None
@@ -88,7 +95,7 @@ class Server:
             self._drop(poll)
             return
         node = self.node
-        self._child(lambda: answer(self.config, self.groups, self.networks, node, message, fds))
+        self.requests.add(self._child(lambda: answer(self.config, self.groups, self.networks, node, message, fds)))
         protocol.close(fds)
         if message.get("op") in NETWORK_USERS:
             self._refill()
@@ -122,6 +129,7 @@ class Server:
                 return
             if pid == 0:
                 return
+            self.requests.discard(pid)
             if pid == self.refill:
                 self.refill = None
 

@@ -1,0 +1,136 @@
+"""Kits in stock: instance roots and cgroups that the spawner made ahead, so that a fork finds them ready.
+
+Not here: what a kit is made of (the spawner). A kit stands on one snapshot's frozen layer, so there is a stock for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from dataclasses import dataclass
+
+from quilt_fn.errors import SpawnerError
+from quilt_fn.model.common import new_id
+from runtime.spawner_client import SpawnerClient
+
+REFILL_DELAY_S = 0.02
+"""The stock is filled when the start that took from it is through: making a kit would take its processor."""
+BATCH = 8
+
+
+@dataclass(slots=True)
+class Kit:
+    """Descriptors that are closed once they were handed to the template, and the gauge that stays with the instance."""
+
+    kit_id: str
+    root: int
+    gauge: int
+    doors: list[int]
+
+    def close_handed_over(self) -> None:
+        for fd in (self.root, *self.doors):
+            os.close(fd)
+
+
+class KitStock:
+    """The stock of one snapshot with one set of limits."""
+
+    def __init__(self, spawner: SpawnerClient, snapshot: str, limits: dict[str, int], wanted: int) -> None:
+        self._spawner = spawner
+        self._snapshot = snapshot
+        self._limits = limits
+        self.wanted = wanted
+        self._ready: deque[Kit] = deque()
+        self._waiters: deque[asyncio.Future[Kit]] = deque()
+        self._making = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refill: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def take(self) -> Kit:
+        """A kit, from the stock or made now. Raises SpawnerError."""
+        if self._ready:
+            kit = self._ready.popleft()
+            self._refill_soon()
+            return kit
+        future: asyncio.Future[Kit] = asyncio.get_running_loop().create_future()
+        self._waiters.append(future)
+        if self._making < len(self._waiters):
+            # All who ask in this turn of the loop share the requests.
+            asyncio.get_running_loop().call_soon(self._make_for_waiters)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._put(future.result())
+            raise
+
+    def fill(self) -> None:
+        """Make what is missing from the stock, now."""
+        if not self._closed:
+            self._make(self.wanted - len(self._ready) - self._making)
+
+    def forget_all(self) -> None:
+        """The spawner was restarted and has swept every kit away."""
+        while self._ready:
+            kit = self._ready.popleft()
+            kit.close_handed_over()
+            os.close(kit.gauge)
+
+    async def close(self) -> None:
+        """Give back what is in stock. Idempotent."""
+        self._closed = True
+        if self._refill is not None:
+            self._refill.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        while self._ready:
+            kit = self._ready.popleft()
+            kit.close_handed_over()
+            os.close(kit.gauge)
+            with contextlib.suppress(SpawnerError):  # its next sweep takes it
+                await self._spawner.request("end", kit=kit.kit_id)
+
+    def _refill_soon(self) -> None:
+        if self._refill is not None:
+            self._refill.cancel()
+        self._refill = asyncio.get_running_loop().call_later(REFILL_DELAY_S, self.fill)
+
+    def _make_for_waiters(self) -> None:
+        self._make(len([w for w in self._waiters if not w.done()]) - self._making)
+
+    def _make(self, count: int) -> None:
+        while count > 0:
+            batch = min(count, BATCH)
+            count -= batch
+            self._making += batch
+            task = asyncio.create_task(self._make_batch(batch), name=f"kits of {self._snapshot}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _make_batch(self, count: int) -> None:
+        names = [new_id("ins") for _ in range(count)]
+        try:
+            answer, fds = await self._spawner.request("kits", kits=names, snapshot=self._snapshot, **self._limits)
+        except SpawnerError as error:
+            self._making -= count
+            for _ in range(min(count, len(self._waiters))):
+                future = self._waiters.popleft()
+                if not future.done():
+                    future.set_exception(error)
+            return
+        self._making -= count
+        size = 2 + int(answer["doors"])
+        for index, name in enumerate(names):
+            root, gauge, *doors = fds[index * size : (index + 1) * size]
+            self._put(Kit(name, root, gauge, doors))
+
+    def _put(self, kit: Kit) -> None:
+        while self._waiters:
+            future = self._waiters.popleft()
+            if not future.done():
+                future.set_result(kit)
+                return
+        self._ready.append(kit)

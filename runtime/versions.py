@@ -1,0 +1,379 @@
+"""One version on this node: how it is built, and by which way an instance of it is started.
+
+The ways down are fork → restore → boot. A way that fails is written down with its reason and the next one is tried; a function
+never fails because a faster way was not to be had. Not here: how many instances there are (the pool).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from quilt_fn.errors import BuildFailed, PythonMismatch, SpawnerError, StartFailed
+from quilt_fn.model.common import new_id
+from quilt_fn.states import StartKind
+from runtime import templates
+from runtime.api import Built, Progress, VersionSpec, WayDown
+from runtime.bundle_store import BundleStore
+from runtime.instance import LiveInstance
+from runtime.kits import KitStock
+from runtime.spawner_client import LAYER_TIMEOUT_S, SpawnerClient, SpawnerFailed
+from runtime.templates import ForkFailed, Loaded, Template, TemplateGone
+
+GUEST_KEY = "1"
+"""Raise it when the meaning of what a template loads changes without its files changing."""
+
+
+def layer_id(requirements: tuple[str, ...], facts: dict[str, Any]) -> str | None:
+    """Content address of a layer: its requirement lines, Python and machine. None where nothing is required."""
+    if not requirements:
+        return None
+    lines = sorted(" ".join(line.split()) for line in requirements)
+    text = json.dumps([lines, facts["python"], os.uname().machine])
+    return "lyr_" + hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def snapshot_id(spec: VersionSpec, layer: str | None, facts: dict[str, Any]) -> str:
+    """The hash of everything that a snapshot depends on: any change gives another id, and the old one is never restored."""
+    key = {
+        "tenant": spec.tenant_id, "bundle": spec.bundle_id, "handler": spec.handler, "layer": layer, "image": spec.image,
+        "environment": sorted(spec.environment.items()), "hooks": [spec.before_snapshot, spec.after_restore],
+        "warmup": spec.warmup_event, "network": spec.network, "guest": GUEST_KEY, "facts": facts, "version": spec.key,
+        "limits": [spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit],
+    }  # fmt: skip
+    return "snp_" + hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Version:
+    """State of one version: its snapshot (on disk), its live template, its kits. Safe for concurrent callers."""
+
+    def __init__(self, spec: VersionSpec, spawner: SpawnerClient, bundles: BundleStore, facts: dict[str, Any],
+                 kits_wanted: int) -> None:  # fmt: skip
+        self.spec = spec
+        self.spawner = spawner
+        self.bundles = bundles
+        self.facts = facts
+        self.layer = layer_id(spec.requirements, facts)
+        self.snapshot = snapshot_id(spec, self.layer, facts)
+        self.template: Template | None = None
+        self.leaving: set[Template] = set()
+        self.loaded: Loaded | None = None
+        self.frozen = False
+        """Whether the snapshot's writable layer is on disk, so that kits can stand on it."""
+        self.dumped = False
+        """Whether it can be restored, as far as is known."""
+        self.size_bytes: int | None = None
+        self.taken_at: str | None = None
+        self.reasons: dict[StartKind, str] = {}
+        self.kits = KitStock(spawner, self.snapshot, templates.limits(spec), kits_wanted)
+        self._bringing: asyncio.Task[None] | None = None
+
+    @property
+    def forkable(self) -> bool:
+        return self.loaded is None or not self.loaded.shared
+
+    def unavailable(self) -> tuple[WayDown, ...]:
+        return tuple(WayDown(kind, reason) for kind, reason in self.reasons.items())
+
+    def ways(self) -> list[StartKind]:
+        found = [StartKind.FORK] if self.template is not None and self.forkable else []
+        return [*found, *([StartKind.RESTORE] if self.dumped else []), StartKind.BOOT]
+
+    # --- build ----------------------------------------------------------------------------------------------------
+
+    async def build(self, progress: Callable[[Progress], None]) -> Built:
+        """Bundle, layer, then a template from the snapshot that is there or from a boot. Idempotent."""
+        spec, ms = self.spec, {}
+        if spec.python is not None and spec.python != self.facts["python"]:
+            raise PythonMismatch(
+                f"the bundle was pickled by Python {spec.python}, but image {spec.image!r} has Python {self.facts['python']}",
+                hint=f"deploy from Python {self.facts['python']}, or deploy a file instead of a pickled function",
+            )
+        begun = time.monotonic()
+        progress(Progress("bundle", "unpacking the bundle"))
+        await self.unpack()
+        ms["bundle"] = (time.monotonic() - begun) * 1e3
+        progress(Progress("bundle", "bundle unpacked", True, ms["bundle"]))
+        if self.layer:
+            ms["layer"] = await self._build_layer(progress)
+        await self.look()
+        if self.template is None and not (self.dumped and await self._try_restore()):
+            ms |= await self._boot(progress)
+        self.kits.fill()
+        assert self.loaded is not None
+        return Built(self.layer, ms, self.size_bytes, self.taken_at, self.unavailable(), self.loaded.wants_request)
+
+    async def unpack(self) -> None:
+        archive = await asyncio.to_thread(self.bundles.open, self.spec.tenant_id, self.spec.bundle_id)
+        try:
+            await self.spawner.request("unpack", [archive], tenant=self.spec.tenant_id, bundle=self.spec.bundle_id)
+        except SpawnerFailed as error:
+            if error.kind == "build":
+                raise BuildFailed(f"the bundle can't be unpacked: {error.message}", details={"stage": "bundle"}) from None
+            raise
+        finally:
+            os.close(archive)
+
+    async def _build_layer(self, progress: Callable[[Progress], None]) -> float:
+        begun = time.monotonic()
+        progress(Progress("layer", f"installing {len(self.spec.requirements)} requirements"))
+        try:
+            answer, _ = await self.spawner.request(
+                "layer", tenant=self.spec.tenant_id, layer=self.layer, requirements=list(self.spec.requirements),
+                progress=lambda text: progress(Progress("layer", text)), timeout_s=LAYER_TIMEOUT_S,
+            )  # fmt: skip
+        except SpawnerFailed as error:
+            if error.kind == "build":
+                details = {"stage": "layer", "log": (error.details or {}).get("log")}
+                raise BuildFailed(error.message, details=details) from None
+            raise
+        took = (time.monotonic() - begun) * 1e3
+        progress(Progress("layer", f"layer of {answer['size_bytes'] >> 20} MB", True, took))
+        return took
+
+    async def look(self) -> None:
+        """See what is on disk for this version's key."""
+        try:
+            about, _ = await self.spawner.request("about", snapshot=self.snapshot)
+        except SpawnerFailed:
+            self.frozen = self.dumped = False
+            return
+        self.frozen, self.dumped = True, bool(about["dump"])
+        self.size_bytes = int(about["size_bytes"]) or None
+        self.taken_at = datetime.fromtimestamp(float(about["taken_at"]), UTC).isoformat()
+
+    async def _try_restore(self) -> bool:
+        try:
+            await self._restore()
+        except (SpawnerError, TemplateGone) as error:
+            self._restore_failed(error)
+            return False
+        return True
+
+    # --- templates ------------------------------------------------------------------------------------------------
+
+    async def _boot(self, progress: Callable[[Progress], None] = lambda _: None) -> dict[str, float]:
+        """Boot, load, keep a snapshot: milliseconds of each."""
+        spec, clock = self.spec, time.monotonic
+        ms: dict[str, float] = {}
+        begun = clock()
+        progress(Progress("boot", "booting a container"))
+        template = await templates.boot(self.spawner, spec, self.layer, self._label())
+        ms["boot"] = (clock() - begun) * 1e3
+        progress(Progress("boot", "container booted", True, ms["boot"]))
+        begun = clock()
+        progress(Progress("import", f"importing {spec.handler}"))
+        loaded = await templates.load(template, spec)
+        ms["import"] = (clock() - begun) * 1e3
+        progress(Progress("import", f"{spec.handler} imported", True, ms["import"]))
+        self.loaded = loaded
+        self.reasons = {}
+        if loaded.shared:
+            self.reasons[StartKind.FORK] = "its copies would share " + "; ".join(loaded.shared)
+        begun = clock()
+        progress(Progress("snapshot", "taking a snapshot"))
+        await self._keep(template, loaded)
+        ms["snapshot"] = (clock() - begun) * 1e3
+        text = f"snapshot of {self.size_bytes / 1e6:.1f} MB" if self.size_bytes else "no snapshot"
+        progress(Progress("snapshot", text, True, ms["snapshot"]))
+        return ms
+
+    async def _keep(self, template: Template, loaded: Loaded) -> None:
+        """Dump where it can be, else freeze its files; then it is our live template."""
+        why = "; ".join(loaded.undumpable)
+        if not why and not self.facts["criu"]:
+            why = "CRIU is not installed on this machine"
+        if not why:
+            try:
+                await templates.snapshot(template, self.snapshot, dump=True)
+            except (SpawnerError, TimeoutError) as error:
+                why = str(error)
+        if why:
+            self.reasons[StartKind.RESTORE] = why
+            try:
+                if template.link.gone.is_set():
+                    template = await self._reconnected(template)
+                await templates.snapshot(template, self.snapshot, dump=False)
+            except (SpawnerError, TemplateGone, TimeoutError) as error:
+                await template.delete()
+                raise BuildFailed(f"the template could not be kept: {error}", details={"stage": "snapshot"}) from None
+        await self.look()
+        self._live(template)
+
+    async def _reconnected(self, template: Template) -> Template:
+        """After a dump that failed: nobody is connected to the template, which goes on running."""
+        again = await templates.adopt(self.spawner, template.container_id)
+        for fd in (template.pidfd, template.gauge):
+            os.close(fd)
+        return again
+
+    async def _restore(self) -> None:
+        template = await templates.restore(self.spawner, self.spec, self.snapshot, self._label())
+        if template.loaded is None:
+            await template.delete()
+            raise TemplateGone("the snapshot holds no handler")
+        self.loaded = template.loaded
+        self.reasons.pop(StartKind.RESTORE, None)
+        if template.loaded.shared:
+            self.reasons[StartKind.FORK] = "its copies would share " + "; ".join(template.loaded.shared)
+        self._live(template)
+
+    def _restore_failed(self, error: Exception) -> None:
+        self.dumped = False
+        self.reasons[StartKind.RESTORE] = str(error)
+
+    def _label(self) -> str:
+        return f"{self.spec.key} {self.snapshot}"
+
+    def _live(self, template: Template) -> None:
+        self.template = template
+        template.link.on_gone = lambda: self._gone(template)
+        if template.link.gone.is_set():
+            self._gone(template)
+
+    def _gone(self, template: Template) -> None:
+        """The template's process ended by itself; its instances go on."""
+        if self.template is template:
+            self.template = None
+        if not template.dropped:
+            self._let_go(template)
+
+    def _let_go(self, template: Template) -> None:
+        self.leaving.add(template)
+
+        async def leave() -> None:
+            try:
+                await template.drop()
+            except SpawnerError:
+                template.deleted = None  # the spawner's sweep or our next reconciliation takes it
+
+        task = asyncio.create_task(leave(), name=f"drop {template.container_id}")
+        task.add_done_callback(lambda _: self.leaving.discard(template))
+
+    async def drop(self) -> bool:
+        """End the live template; its instances go on. False where none was live."""
+        template, self.template = self.template, None
+        if template is None:
+            return False
+        template.link.on_gone = lambda: None
+        await template.drop()
+        return True
+
+    # --- starts ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> LiveInstance:
+        """A new instance, by the first way that works. Raises StartFailed when all did not."""
+        begun = time.monotonic()
+        kind = StartKind.FORK
+        last: Exception | None = None
+        for _ in range(3):
+            if self.template is None:
+                kind = await self._bring_up()
+            template = self.template
+            if template is None:
+                continue
+            try:
+                instance = await (self._fork(template, kind) if self.forkable else self._become(template, kind))
+            except (ForkFailed, TemplateGone, SpawnerError) as error:
+                last = error
+                self.reasons[StartKind.FORK] = str(error)
+                if self.template is template:
+                    await self.drop()
+                continue
+            instance.start_ms = (time.monotonic() - begun) * 1e3
+            return instance
+        raise StartFailed(f"no instance could be started: {last}", details={"ways": {k: v for k, v in self.reasons.items()}})
+
+    async def _bring_up(self) -> StartKind:
+        """A live template, by restore or boot; FORK where somebody else was already bringing one up and this one waited."""
+        if not self.forkable:
+            # Each instance takes a template of its own with it: nobody can share it.
+            return await self._bring_up_one()
+        if self._bringing is not None:
+            await asyncio.shield(self._bringing)
+            return StartKind.FORK
+        kind: list[StartKind] = []
+
+        async def bring() -> None:
+            kind.append(await self._bring_up_one())
+
+        self._bringing = asyncio.create_task(bring(), name=f"template of {self.spec.key}")
+        try:
+            await asyncio.shield(self._bringing)
+        finally:
+            self._bringing = None
+        return kind[0]
+
+    async def _bring_up_one(self) -> StartKind:
+        if not self.frozen:
+            await self.look()
+        if self.frozen and self.forkable:
+            self.kits.fill()  # on the other processor, while CRIU works
+        if self.dumped and await self._try_restore():
+            return StartKind.RESTORE
+        await self.unpack()
+        if self.layer:
+            await self._build_layer(lambda _: None)
+        try:
+            await self._boot()
+        except BuildFailed as error:
+            raise StartFailed(f"it could not be booted: {error.message}", details=error.details) from None
+        return StartKind.BOOT
+
+    async def _fork(self, template: Template, kind: StartKind) -> LiveInstance:
+        kit = await self.kits.take()
+        template.instances += 1
+
+        async def end() -> int:
+            try:
+                answer, _ = await self.spawner.request("end", kit=kit.kit_id)
+            finally:
+                await template.instance_ended()
+            return int(answer["oom_kills"])
+
+        async def fork(data: int, out: int, err: int, on_exit: Callable[[int], None]) -> int:
+            try:
+                return await template.fork(kit.kit_id, [kit.root, data, out, err, *kit.doors], on_exit)
+            finally:
+                kit.close_handed_over()
+
+        return await LiveInstance.create(
+            kit.kit_id, self.spec, kind, end, kit.gauge, fork, self._config(kit.kit_id, kind)
+        )
+
+    async def _become(self, template: Template, kind: StartKind) -> LiveInstance:
+        """The container serves as one instance, and ends with it."""
+        self.template = None
+        template.link.on_gone = lambda: None
+        template.dropped = True
+        name = new_id("ins")
+        watch, gauge = os.dup(template.pidfd), os.dup(template.gauge)
+
+        async def become(data: int, out: int, err: int, on_exit: Callable[[int], None]) -> int:
+            template.link.become([data, out, err])
+            return watch
+
+        return await LiveInstance.create(
+            name, self.spec, kind, template.delete, gauge, become, self._config(name, kind)
+        )
+
+    def _config(self, instance_id: str, kind: StartKind) -> dict[str, Any]:
+        return {
+            "instance_id": instance_id, "function_name": self.spec.function_name, "version": self.spec.version,
+            "memory_limit_mb": self.spec.memory_limit_mb, "secrets": dict(self.spec.secrets), "start": kind.value,
+            "result_limit": self.spec.result_limit_bytes, "clock_offset_s": 0.0,
+        }  # fmt: skip
+
+    async def close(self, *, keep_template: bool) -> None:
+        await self.kits.close()
+        if self.template is not None and not keep_template:
+            await self.drop()
+        elif self.template is not None:
+            self.template.link.on_gone = lambda: None
+            self.template.link.close()
