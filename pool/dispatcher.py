@@ -146,6 +146,7 @@ class VersionPool:
         self._not_before = 0.0
         self._look_again: Timer | None = None
         self._empty: list[asyncio.Future[None]] = []
+        self._changed: list[asyncio.Future[None]] = []
         self.apply(limits)
 
     # acquire and release
@@ -263,6 +264,7 @@ class VersionPool:
     def started(self, instance: Instance, start_s: float) -> None:
         """An instance has come up: to the first who waits, else idle."""
         self.warming -= 1
+        self._notify()
         self.start_failures = 0
         self.last_error = None
         known = self._start_s.get(instance.start)
@@ -287,6 +289,7 @@ class VersionPool:
     def start_failed(self, reason: str) -> None:
         """A start came to nothing. Starts that fail while a failure is being waited out count as the same round."""
         self.warming -= 1
+        self._notify()
         self.last_error = reason
         now = self._now()
         if now >= self._not_before:
@@ -393,6 +396,7 @@ class VersionPool:
     def drain(self) -> None:
         """Serve those who wait, keep nothing. New callers go to another pool."""
         self.draining = True
+        self._notify()
         self._buffer = 0
         self.consider()
         self._check_empty()
@@ -408,6 +412,7 @@ class VersionPool:
         if self.ended is not None:
             return
         self.ended = error
+        self._notify()
         if self._look_again is not None:
             self._look_again.cancel()
             self._look_again = None
@@ -426,6 +431,21 @@ class VersionPool:
     def is_empty(self) -> bool:
         """No instance, none on its way, nobody waits."""
         return not (self.slots or self.warming or self.queued)
+
+    async def at_min(self) -> None:
+        """Return when min_instances are up. Raises StartFailed where none starts."""
+        while len(self.slots) < min(self.limits.min, self.limits.max) and self.ended is None and not self.draining:
+            if self.start_failures >= START_ATTEMPTS:
+                raise self._start_error()
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._changed.append(future)
+            await future
+
+    def _notify(self) -> None:
+        futures, self._changed = self._changed, []
+        for future in futures:
+            if not future.done():
+                future.set_result(None)
 
     async def drained(self) -> None:
         """Return when the pool is empty."""

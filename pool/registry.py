@@ -1,12 +1,14 @@
 """Functions and versions in Redis, and all of this node's in memory: writes go to Redis first, reads never do.
 
-Not here: building (`pool.deploy`) or serving. A write that Redis does not take raises RegistryUnavailable and changes
-nothing here either. A version's state moves by compare-and-set from the table of quilt_fn.states, fenced by incarnation.
+Not here: building (`pool.deploy`) or serving. A write that Redis does not take raises RegistryUnavailable and
+changes nothing here either. A version's state moves by compare-and-set from the table of
+quilt_fn.states, fenced by incarnation.
 """
 
 from __future__ import annotations
 
 import builtins
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,10 +19,12 @@ from pool import scripts
 from pool.clock import iso
 from pool.functions import ASKED_DELETING, ASKED_NOTHING, FunctionEntry, VersionEntry, check_instances
 from pool.redis_link import RedisLink
-from quilt_fn.errors import Conflict, FunctionNotFound, NameTaken
+from quilt_fn.errors import Conflict, FunctionNotFound, NameTaken, RegistryUnavailable
 from quilt_fn.model.common import new_id
 from quilt_fn.model.function import FunctionSpec
 from quilt_fn.states import VERSION, VersionState
+
+log = logging.getLogger(__name__)
 
 
 class Registry:
@@ -86,37 +90,37 @@ class Registry:
     # writing: Redis, then memory
 
     async def create(self, tenant_id: str, name: str, spec: FunctionSpec) -> FunctionEntry:
-        """A new function with a version 1. Raises NameTaken, RegistryUnavailable."""
+        """A new function with a version 1. Raises NameTaken, RegistryUnavailable.
+
+        The function is written before its name is claimed, so that a name whose function is missing is free.
+        """
+        if (taken := self._by_name.get((tenant_id, name))) is not None:
+            raise _name_taken(name, taken.function_id)
         function_id = new_id("fn")
-        await self._claim(tenant_id, name, function_id)
         now = iso(self._wall())
         await self._link.run(self._link.client.sadd(keys.functions(), function_id))
         await self._add_version("create", function_id, tenant_id, name, 1, spec, now)
         entry = FunctionEntry(function_id, tenant_id, name, ASKED_NOTHING, 0, 1, None, None, now, now)
         entry.versions[1] = VersionEntry(1, spec, VersionState.PENDING, "", {}, now, now)
+        holder = await self._claim(entry)
+        if holder != function_id:
+            await self.delete(entry)
+            raise _name_taken(name, holder)
         self._remember(entry)
         return entry
 
-    async def _claim(self, tenant_id: str, name: str, function_id: str) -> None:
-        """Take the name; one whose function was never written (a crash in between) may be taken over."""
-        instead_of = ""
-        for _ in range(2):
-            holder = await self._link.script(
-                scripts.CLAIM_NAME, [keys.names(tenant_id)], [name, function_id, instead_of]
-            )
-            instead_of = holder.decode()
-            if instead_of == function_id:
-                return
-            if await self._link.run(self._link.client.exists(keys.function(instead_of))):
-                break
-        raise NameTaken(
-            f"a function named {name!r} is there already",
-            details={"function_id": instead_of, "name": name},
-            hint="Update it with PUT, delete it, or take another name.",
-        )
+    async def _claim(self, entry: FunctionEntry) -> str:
+        """Take the function's name; the id that holds it then."""
+        instead_of, places = "", [keys.names(entry.tenant_id)]
+        while True:
+            found = await self._link.script(scripts.CLAIM_NAME, places, [entry.name, entry.function_id, instead_of])
+            holder: str = found.decode()
+            if holder == entry.function_id or await self._link.run(self._link.client.exists(keys.function(holder))):
+                return holder
+            instead_of = holder
 
     async def add_version(self, entry: FunctionEntry, spec: FunctionSpec) -> VersionEntry:
-        """A new newest version. Raises FunctionNotFound, Conflict (another update came between), RegistryUnavailable."""
+        """A new newest version. Raises FunctionNotFound, Conflict (another came between), RegistryUnavailable."""
         now = iso(self._wall())
         number = entry.newest + 1
         await self._add_version("update", entry.function_id, entry.tenant_id, entry.name, number, spec, now)
@@ -149,7 +153,7 @@ class Registry:
         error: str = "",
         built: dict[str, Any] | None = None,
     ) -> None:
-        """Move a version's state; `ready` makes it current. Raises Conflict where it is not as we thought, or fenced."""
+        """Move a version's state; `ready` makes it current. Raises Conflict where it is not as we thought."""
         now = iso(self._wall())
         froms = ",".join(old for old, news in VERSION.items() if state in news)
         what, detail = await self._link.script(
@@ -185,7 +189,12 @@ class Registry:
         entry.asked = asked
         if asked == ASKED_DELETING:
             self._by_name.pop((entry.tenant_id, entry.name), None)
-            await self._link.script(scripts.FREE_NAME, [keys.names(entry.tenant_id)], [entry.name, entry.function_id])
+            try:
+                await self._link.script(
+                    scripts.FREE_NAME, [keys.names(entry.tenant_id)], [entry.name, entry.function_id]
+                )
+            except RegistryUnavailable as error:
+                log.info("the name %r is freed with the rest of its function: %s", entry.name, error.message)
 
     async def set_target(self, entry: FunctionEntry, min_instances: int | None, max_instances: int | None) -> None:
         """Other limits than the version's; None and None for those again. Raises InvalidValue."""
@@ -228,6 +237,8 @@ class Registry:
             entry = await self._load(function_id)
             if entry is None:
                 await self._link.run(self._link.client.srem(keys.functions(), function_id))
+            elif entry.asked != ASKED_DELETING and await self._claim(entry) != function_id:
+                await self.delete(entry)  # a crash came between its creation and the claim of its name
             else:
                 self._remember(entry)
 
@@ -274,3 +285,11 @@ class Registry:
         self._by_id[entry.function_id] = entry
         if entry.asked != ASKED_DELETING:
             self._by_name[entry.tenant_id, entry.name] = entry
+
+
+def _name_taken(name: str, function_id: str) -> NameTaken:
+    return NameTaken(
+        f"a function named {name!r} is there already",
+        details={"function_id": function_id, "name": name},
+        hint="Update it with PUT, delete it, or take another name.",
+    )

@@ -20,7 +20,7 @@ Handler = Annotated[
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 Environment = dict[EnvironmentName, str]
 ENVIRONMENT_LIMIT_BYTES = 32 * 1024
-Requirement = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\s\-#][^\r\n\0]*$")]
+Requirement = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\s\-#][^\r\n\x00]*$")]
 
 
 def _environment_size(value: dict[str, str] | None) -> dict[str, str] | None:
