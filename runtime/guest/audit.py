@@ -2,14 +2,14 @@
 
 A function with findings starts its instances another way; it never fails for them. Not here: what is done about it.
 
-Threads. A Python thread does not live on in a fork, and what it was doing is lost: always a finding. A native thread is
-one that `threading` does not know; a pool of OpenBLAS or MKL stops at a fork and comes up again by handlers of its own,
-so as many threads are allowed as the mapped ones of these libraries can have started, one less than there are
-processors for each. Who started a native thread cannot be seen, so what is above that number is a finding without a name.
+Threads. A Python thread does not live on in a fork, and what it was doing is lost: always a finding. A native thread
+is one that `threading` does not know; a pool of OpenBLAS or MKL stops at a fork and comes up again by handlers of its
+own, so as many threads are allowed as the mapped ones of these libraries can have started, one less than there are
+processors for each. Who started a native thread cannot be seen, so what is above that number has no name.
 
 Files. A writable file is one file for all forks. One open for reading shares its position, and where its mount is
-writable, or where it is a folder, it leads by /proc/self/fd or `..` into the template's own root, which an instance must
-not reach. A file on a read-only mount is no finding: `reopen_files` gives each fork a position of its own.
+writable, or where it is a folder, it leads by /proc/self/fd or `..` into the template's own root, which an instance
+must not reach. A file on a read-only mount is no finding: `reopen_files` gives each fork a position of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import re
 import socket
 import sys
 import threading
+from pathlib import Path
 
 from . import descriptors
 from .descriptors import Descriptor
@@ -64,11 +65,15 @@ def _threads() -> list[str]:
     me = threading.get_native_id()
     python = [t for t in threading.enumerate() if t.native_id != me]
     found = [f"the thread {t.name!r} of Python runs" for t in python]
-    native = len(os.listdir("/proc/self/task")) - 1 - len(python)  # noqa: PTH208
+    native = len(_tasks()) - 1 - len(python)
     allowed = len(_fork_safe_libraries()) * (_processors() - 1)
     if native > allowed:
         found.append(f"{native - allowed} native threads run that no library with fork handlers accounts for")
     return found
+
+
+def _tasks() -> list[Path]:
+    return list(Path("/proc/self/task").iterdir())
 
 
 def _processors() -> int:
@@ -82,10 +87,9 @@ def _fork_safe_libraries() -> set[str]:
 def _children() -> list[str]:
     """A child process has one parent, and no fork of it."""
     found = []
-    for task in os.listdir("/proc/self/task"):  # noqa: PTH208
+    for task in _tasks():
         try:
-            with open(f"/proc/self/task/{task}/children") as file:
-                pids = file.read().split()
+            pids = (task / "children").read_text().split()
         except FileNotFoundError:  # a thread that has ended, or a kernel without CONFIG_PROC_CHILDREN
             continue
         found += [f"the child process {pid} ({_name(pid)}) runs" for pid in pids]
@@ -94,8 +98,7 @@ def _children() -> list[str]:
 
 def _name(pid: str) -> str:
     try:
-        with open(f"/proc/{pid}/comm") as file:
-            return file.read().strip()
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):
         return "gone by now"
 
@@ -113,11 +116,9 @@ def _mappings() -> list[str]:
 
 
 def _device_mappings() -> list[str]:
-    devices = {path for _, path in _maps() if path.startswith("/dev/")}
+    paths = {path for _, path in _maps()}
     return sorted(
-        path
-        for path in devices
-        if not path.startswith(("/dev/shm/", "/dev/zero")) and path.partition(" ")[0] != "/dev/shm"
+        path for path in paths if path.startswith("/dev/") and not path.startswith(("/dev/shm/", "/dev/zero"))
     )
 
 

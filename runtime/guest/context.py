@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +86,10 @@ def read_query(raw: Any) -> tuple[str, dict[str, str]]:
     """A query as its text and as a dict (of a name that came twice, the last value); from the text, pairs or a dict."""
     if not raw:
         return "", {}
+    from urllib.parse import parse_qsl, urlencode  # not needed by most, and slow to import
+
     if isinstance(raw, str):
         return raw, dict(parse_qsl(raw, keep_blank_values=True))
-    from urllib.parse import urlencode
-
     pairs = list(raw.items()) if isinstance(raw, Mapping) else [(pair[0], pair[1]) for pair in raw]
     return urlencode(pairs, doseq=True), {str(k): v[-1] if isinstance(v, list) else str(v) for k, v in pairs}
 

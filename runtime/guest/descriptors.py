@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 HARMLESS_DEVICES = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
@@ -21,7 +22,7 @@ _ANONYMOUS = {
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """`kind` is file, directory, path, device, pipe, socket, epoll, inotify, eventfd, …; `target` what /proc says of it.
+    """`kind` is file, directory, path, device, pipe, socket, epoll, inotify, …; `target` is what /proc says of it.
 
     `identity` is (device, inode). `read_only_mount` only says something about files and directories.
     """
@@ -45,7 +46,7 @@ class Descriptor:
 def opened() -> list[Descriptor]:
     """Every descriptor of this process, in order; the one that this listing itself needs is not among them."""
     found = []
-    for number in sorted(int(name) for name in os.listdir("/proc/self/fd")):  # noqa: PTH208
+    for number in sorted(int(name) for name in _listing()):
         try:
             found.append(_describe(number))
         except FileNotFoundError:  # the listing's own, closed by now
@@ -53,10 +54,13 @@ def opened() -> list[Descriptor]:
     return found
 
 
+def _listing() -> list[str]:
+    return [entry.name for entry in Path("/proc/self/fd").iterdir()]
+
+
 def _describe(number: int) -> Descriptor:
-    target = os.readlink(f"/proc/self/fd/{number}")
-    with open(f"/proc/self/fdinfo/{number}") as file:
-        lines = file.read().splitlines()
+    target = str(Path(f"/proc/self/fd/{number}").readlink())
+    lines = Path(f"/proc/self/fdinfo/{number}").read_text().splitlines()
     flags = next(int(line.split()[1], 8) for line in lines if line.startswith("flags:"))
     status = os.fstat(number)
     regular = stat.S_ISREG(status.st_mode)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class GuestLoop(asyncio.SelectorEventLoop):
-    """asyncio's own loop, whatever policy user code sets: uvloop holds an io_uring descriptor, which CRIU can't take."""
+    """asyncio's own loop, whatever policy user code sets: uvloop holds an io_uring, which CRIU can't take."""
 
     def __init__(self) -> None:
         super().__init__(selectors.PollSelector())

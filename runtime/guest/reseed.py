@@ -1,8 +1,8 @@
 """Makes a copy of a process differ from its siblings where it must: random numbers, uuid1, temporary names, OpenSSL.
 
-Run in each instance, forked or restored, before hooks and user code. It cannot reach generators that user code made for
-itself (random.Random(…), numpy.random.default_rng(…), torch's): an `after_restore` hook does that. The seed of str hashing
-is fixed when Python starts, so siblings share it: it guards dicts against chosen keys, and is no source of uniqueness.
+Run in each instance, forked or restored, before hooks and user code. It cannot reach generators that user code made
+for itself (random.Random(…), numpy.random.default_rng(…), torch's): an `after_restore` hook does that. The seed of str
+hashing is fixed when Python starts, so siblings share it: it guards dicts against chosen keys, and identifies nothing.
 `secrets`, os.urandom and uuid4 ask the kernel each time and need nothing.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def reseed(entropy: bytes) -> None:
-    """Derive new state from `entropy` (32 bytes or more, never the same twice) for what is imported; imports nothing."""
+    """Derive new state from `entropy` (≥ 32 bytes, never the same twice) for what is imported. Imports nothing."""
     if len(entropy) < 32:
         raise ValueError(f"entropy of {len(entropy)} bytes; at least 32 are needed")
     _random(entropy)

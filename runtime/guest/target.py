@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import types
 from pathlib import Path
 from typing import Any
@@ -95,9 +94,8 @@ def _instead(name: str, names: list[str], has: str) -> str:
 def _unpickle(path: str, base: str) -> Any:
     import pickle
 
-    file = os.path.join(base, f"{path}.pkl")  # noqa: PTH118
     try:
-        with open(file, "rb") as opened:
+        with open(Path(base) / f"{path}.pkl", "rb") as opened:
             return pickle.load(opened)
     except FileNotFoundError:
         raise HandlerNotFound(f"the bundle has no {path}.pkl") from None
