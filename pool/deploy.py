@@ -206,7 +206,8 @@ class Deployer:
         """Let go of snapshots and records of versions that are old."""
         ready = sorted((each for each in entry.versions.values() if each.state is VersionState.READY), key=_number)
         for version in ready[:-SNAPSHOTS_KEPT]:
-            if version.number != entry.current:
+            if version.number != entry.current and not version.forgotten:
+                version.forgotten = True
                 self._own(self._retire_version(entry, version))
         for number in sorted(entry.versions)[:-VERSIONS_KEPT]:
             if number not in (entry.current, entry.newest):

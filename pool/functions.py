@@ -33,6 +33,8 @@ class VersionEntry:
     built: dict[str, Any]
     created_at: str
     updated_at: str
+    forgotten: bool = False
+    """The runtime has let go of its template and snapshot (in this process's time; `forget` may be repeated)."""
 
 
 @dataclass(slots=True)
