@@ -74,10 +74,6 @@ class FrameProtocol(asyncio.Protocol):
             self._on_lost()
 
 
-async def connect(
-    sock: socket.socket, on_frame: Callable[[int, dict[str, Any], bytes], None], on_lost: Callable[[], None]
-) -> FrameProtocol:
-    """A protocol on the connected stream socket `sock`, which it owns from now on."""
-    loop = asyncio.get_running_loop()
-    _, protocol = await loop.create_unix_connection(lambda: FrameProtocol(on_frame, on_lost), sock=sock)
-    return protocol
+async def connect(sock: socket.socket, protocol: FrameProtocol) -> None:
+    """Put `protocol` on the connected stream socket `sock`, which it owns from now on."""
+    await asyncio.get_running_loop().create_unix_connection(lambda: protocol, sock=sock)

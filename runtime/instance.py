@@ -55,6 +55,10 @@ class LiveInstance:
         self._gone = False
         self._callbacks: list[Callable[[str], None]] = []
         self._pidfd = -1
+        self._protocol = frames.FrameProtocol(self._frame, self._lost)
+        out, self._out_end = os.pipe2(os.O_CLOEXEC)
+        err, self._err_end = os.pipe2(os.O_CLOEXEC)
+        self._out, self._err = Pipe(self._loop, out), Pipe(self._loop, err)
 
     @classmethod
     async def create(
@@ -64,25 +68,22 @@ class LiveInstance:
         """`fork(data, stdout, stderr, on_exit)` hands the other ends over and gives a pidfd (or -1). Raises StartFailed and what it raises."""
         self = cls(instance_id, spec, start, end, gauge)
         ours, theirs = socket.socketpair()
-        out_r, out_w = os.pipe()
-        err_r, err_w = os.pipe()
         ours.setblocking(False)
-        self._out, self._err = Pipe(self._loop, out_r), Pipe(self._loop, err_r)
-        self._reply = self._loop.create_future()
+        reply = self._reply = self._loop.create_future()
         try:
             try:
-                self._protocol = await frames.connect(ours, self._frame, self._lost)
+                await frames.connect(ours, self._protocol)
                 self._protocol.body_limit = spec.result_limit_bytes + (1 << 20)
                 self._send(wire.CONFIG, orjson.dumps(config), b"")
-                self._pidfd = await fork(theirs.fileno(), out_w, err_w, self._exited)
+                self._pidfd = await fork(theirs.fileno(), self._out_end, self._err_end, self._exited)
             finally:
                 theirs.close()
-                os.close(out_w)
-                os.close(err_w)
+                os.close(self._out_end)
+                os.close(self._err_end)
             if self._pidfd >= 0:
                 self._loop.add_reader(self._pidfd, self._process_ended)
             async with asyncio.timeout(READY_TIMEOUT_S):
-                first = await self._reply
+                first = await reply
             if first is None or first[0] != wire.READY:
                 raise await self._not_ready(first)
         except BaseException as error:
@@ -90,7 +91,6 @@ class LiveInstance:
             if isinstance(error, TimeoutError):
                 raise StartFailed(f"the instance was not ready within {READY_TIMEOUT_S:g} s") from None
             raise
-        self._reply = None
         self.wants_request = bool(first[1].get("context"))
         return self
 

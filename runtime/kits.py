@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from quilt_fn.errors import SpawnerError
 from quilt_fn.model.common import new_id
@@ -37,7 +38,7 @@ class Kit:
 class KitStock:
     """The stock of one snapshot with one set of limits."""
 
-    def __init__(self, spawner: SpawnerClient, snapshot: str, limits: dict[str, int], wanted: int) -> None:
+    def __init__(self, spawner: SpawnerClient, snapshot: str, limits: dict[str, Any], wanted: int) -> None:
         self._spawner = spawner
         self._snapshot = snapshot
         self._limits = limits

@@ -95,7 +95,7 @@ class Template:
             await self.delete()
 
 
-def limits(spec: VersionSpec) -> dict[str, int]:
+def limits(spec: VersionSpec) -> dict[str, Any]:
     return {"memory_mb": spec.memory_limit_mb, "cpu_percent": spec.cpu_limit_percent, "pids": spec.pids_limit}
 
 

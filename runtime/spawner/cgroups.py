@@ -122,21 +122,20 @@ class Cgroups:
             time.sleep(pause)
             pause = min(pause * 2, 0.02)
 
-    def remove(self, name: str, timeout_s: float = 5.0) -> None:
-        """Remove the (empty) group. Idempotent. A dead process leaves its group a moment after its end."""
+    def remove(self, name: str, timeout_s: float = 10.0) -> None:
+        """Kill everything in the group and remove it. Idempotent.
+
+        Again and again: a process that was just being forked may join after the first look, and a dead one leaves its group a
+        moment after its end. Raises TimeoutError.
+        """
         deadline = time.monotonic() + timeout_s
-        for base in self.bases:
-            while True:
-                try:
-                    (base / name).rmdir()
-                except FileNotFoundError:
-                    pass
-                except OSError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.001)
-                    continue
-                break
+        while True:
+            self.kill(name, timeout_s)
+            if all(_gone(base / name) for base in self.bases):
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the cgroup {name} can't be removed; in it: {sorted(self.processes(name))}")
+            time.sleep(0.0005)
 
     def names(self) -> set[str]:
         found: set[str] = set()
@@ -164,6 +163,17 @@ def _kill_in_group(pid: int, groups: Cgroups, name: str) -> None:
         return
     finally:
         os.close(pidfd)
+
+
+def _gone(group: Path) -> bool:
+    """Whether the group is away now."""
+    try:
+        group.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _enable(folder: Path) -> None:

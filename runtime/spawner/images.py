@@ -9,6 +9,7 @@ from __future__ import annotations
 import compileall
 import hashlib
 import os
+import py_compile
 import shutil
 import stat
 from collections.abc import Iterable
@@ -71,7 +72,7 @@ def guest(config: Config) -> str:
         shutil.copyfile(config.init, top / "quilt-init")
         (top / "quilt-init").chmod(0o755)
         shutil.copyfile(config.instance_bpf, top / "instance.bpf")
-        compileall.compile_dir(top, quiet=1, invalidation_mode=compileall.py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        compileall.compile_dir(top, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
                                stripdir=str(root))  # fmt: skip
 
     _make_once(config, name, make)

@@ -60,7 +60,6 @@ def _build(config: Config, groups: Cgroups, tenant: str, target: Path, requireme
         (work / "site").rename(top / "opt/quilt/layer")
         top.rename(target)
     finally:
-        groups.kill(group)
         groups.remove(group)
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)

@@ -82,8 +82,12 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
         """Remove bridge and rules of this platform. Idempotent."""
         if subprocess.run(["nft", "list", "table", "inet", self.table], capture_output=True, check=False).returncode == 0:
             _nft(f"delete table inet {self.table}")
-        if Path(f"/sys/class/net/{self.bridge}").exists():
-            _ip(f"link del {self.bridge}")
+        # A namespace's own end goes only when the kernel gets round to it; the end on this side takes it along at once.
+        for link in (*Path("/sys/class/net").glob(f"q{self.tag}*"), Path("/sys/class/net") / self.bridge):
+            if link.exists():
+                subprocess.run(["ip", "link", "del", link.name], check=False, capture_output=True)
+                if link.exists():
+                    raise RuntimeError(f"the network link {link.name} can't be deleted")
 
     def kind(self, asked: str) -> str:
         """`egress` falls back to `none` where this machine has no egress; doctor and system info say so."""

@@ -113,7 +113,7 @@ class Operations:
             images = temporary / "images"
             images.mkdir(parents=True)
             if message.get("dump", True):
-                self._in_child(lambda: _then_zero(checkpoint.dump(self.config, meta["pid"], images)))
+                self._in_child(lambda: checkpoint.dump(self.config, meta["pid"], images))
             subprocess.run(
                 ["cp", "-a", "--reflink=auto", str(self.config.container(ctr) / "upper"), str(temporary / "upper")],
                 check=True, stdin=subprocess.DEVNULL, capture_output=True,
@@ -289,19 +289,17 @@ class Operations:
         return meta
 
     def _clear(self, ctr: str) -> None:
-        self.groups.kill(ctr)
         self.groups.remove(ctr)
         roots.remove(self.config, ctr)
         _remove(self.config.container(ctr))
 
     def _clear_kit(self, kit: str) -> None:
-        self.groups.kill(kit)
         self.groups.remove(kit)
         roots.remove(self.config, kit)
         _remove(self.config.kit(kit))
 
-    def _in_child(self, work: Callable[[], int]) -> int:
-        """Run `work` in a child, whose namespaces and cgroup may change; its number, or its Refused again."""
+    def _in_child(self, work: Callable[[], Any]) -> Any:
+        """Run `work` in a child, whose namespaces and cgroup may change; its answer, or its Refused again."""
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -318,10 +316,10 @@ class Operations:
         with os.fdopen(read) as said:
             text = said.read()
         os.waitpid(pid, 0)
-        result = json.loads(text) if text else {"error": "the spawner's helper was killed", "kind": "failed", "details": {}}
+        result: dict[str, Any] = json.loads(text) if text else {"error": "the spawner's helper was killed", "kind": "failed", "details": {}}
         if "error" in result:
             raise Refused(result["error"], result["kind"], result["details"])
-        return int(result["value"])
+        return result["value"]
 
 
 def sweep(config: Config, groups: Cgroups) -> None:
@@ -338,7 +336,6 @@ def sweep(config: Config, groups: Cgroups) -> None:
         groups.kill(path.name)
         _remove(path)
     for name in groups.names() - kept:
-        groups.kill(name)
         groups.remove(name)
     for folder in (config.state / "kits", config.state / "snapshots", *(config.store / "bundles").glob("*"),
                    *(config.store / "layers").glob("*"), config.store / "images", config.store / "guest"):  # fmt: skip
@@ -350,7 +347,6 @@ def sweep(config: Config, groups: Cgroups) -> None:
 def end_all(config: Config, groups: Cgroups) -> None:
     """At the platform's end: nothing runs, nothing is mounted, no group is left."""
     for name in groups.names():
-        groups.kill(name)
         groups.remove(name)
     groups.remove_platform()
     for folder in (config.state / "containers", config.state / "kits"):
@@ -370,10 +366,6 @@ def _is_requirement(line: object) -> bool:
     return isinstance(line, str) and 0 < len(line) <= 256 and line[0] not in "-#" and not any(c in line for c in "\r\n\0")
 
 
-def _then_zero(_: None) -> int:
-    return 0
-
-
 def _remove(path: Path) -> None:
     """Remove a folder whose contents a container may have made: links are never followed."""
     if path.exists():
@@ -388,7 +380,7 @@ def _started_at(pid: int) -> str:
 
 def _same_process(meta: dict[str, Any]) -> bool:
     try:
-        return meta["pid"] > 0 and _started_at(meta["pid"]) == meta["started"]
+        return bool(meta["pid"] > 0) and bool(_started_at(meta["pid"]) == meta["started"])
     except (FileNotFoundError, ProcessLookupError):
         return False
 
