@@ -16,7 +16,7 @@ Not here: the error body's shape (`quilt_fn.model.common`) and its translation t
     ├── LimitReached            429
     │   └── QueueFull
     ├── Unavailable             503
-    │   ├── FunctionBroken, RegistryUnavailable, StartFailed
+    │   ├── FunctionBroken, RegistryUnavailable, StartFailed, NotRunning
     ├── BuildFailed             the user's code or requirements do not build (422)
     ├── FunctionFailed          the user's function failed
     │   ├── HandlerError, HandlerOutOfMemory, ResultNotSerialisable, ResultTooLarge
@@ -152,6 +152,13 @@ class RegistryUnavailable(Unavailable):
 
 class StartFailed(Unavailable):
     error_code = "START_FAILED"
+
+
+class NotRunning(Unavailable):
+    """No platform runs on the state folder that was named."""
+
+    error_code = "NOT_RUNNING"
+    retryable = False
 
 
 class BuildFailed(QuiltError):

@@ -53,7 +53,7 @@ def node_user(settings: Settings, probe: Callable[[NodeUser], str | None] | None
 
 
 def first_closed(path: Path, user: NodeUser) -> Path | None:
-    """The first folder on the way to `path` that `user` may not enter, by its mode. What is not there yet is skipped."""
+    """The first folder on the way to `path` that `user` may not enter, by its mode; what is not there yet is open."""
     for folder in reversed(path.parents):
         try:
             found = folder.stat()
