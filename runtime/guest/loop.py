@@ -60,6 +60,25 @@ async def _wait(awaitable: Any) -> Any:
     return await awaitable
 
 
+def close() -> None:
+    """End every task that still waits in the loop, then the loop."""
+    global _loop
+    ending, _loop = _loop, None
+    if ending is None or ending.is_closed():
+        return
+    waiting = asyncio.all_tasks(ending)
+    for task in waiting:
+        task.cancel()
+    ending.run_until_complete(_gathered(waiting))
+    ending.run_until_complete(ending.shutdown_asyncgens())
+    ending.close()
+    asyncio.set_event_loop(None)
+
+
+async def _gathered(tasks: set[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def background(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """A task that goes on whenever the loop runs."""
     return get().create_task(coroutine)
