@@ -1,0 +1,149 @@
+"""The application: one table of routes, each with its handler, and what is done around every handler.
+
+Not here: `/fn/`, which `listen` puts before the router because it is the hot path, and the sockets (`gateway.server`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway import bundles, functions, invocations, keys, system
+from gateway.auth import NOBODY, authenticate
+from gateway.context import REQUEST_ID, Ask, Background, Handler, Ids, Services, sane_request_id
+from gateway.errors import as_quilt_error, error_response
+from gateway.functions import REPLAYS
+from gateway.idempotency import Replays
+from gateway.invoke import PREFIX, Invoker
+from gateway.responses import NoResponse, gone
+from pool.api import Platform
+from quilt_fn.settings import Settings
+
+INVOKER = web.AppKey("invoker", Invoker)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A line of the table. `public`: no key is asked for here; `token`: the key may also come as `?token=`."""
+
+    method: str
+    path: str
+    handler: Handler
+    says: str
+    public: bool = False
+    token: bool = False
+
+
+FUNCTION = "/api/functions/{function_id}"
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/health", system.health, '`{"status": "ok"}`', public=True),
+    Route("GET", "/metrics", system.metrics, "Prometheus text; QUILT_PUBLIC_METRICS opens it to loopback", public=True),
+    Route("GET", "/api/system/info", system.info, "version, node, uptime, features with a reason for each missing one"),
+    Route("GET", "/api/keys", keys.list_, "`{keys, next_cursor}`, without the keys themselves"),
+    Route("POST", "/api/keys", keys.create, "201 `{key_id, name, key, created_at}`; `key` is shown only here"),
+    Route("DELETE", "/api/keys/{key_id}", keys.delete, "204"),
+    Route("POST", "/api/bundles", bundles.upload, "201 `{bundle_id, size_bytes}` for a raw tar.gz; known content 200"),
+    Route("POST", "/api/functions", functions.create, "201 record"),
+    Route("GET", "/api/functions", functions.list_, "`{functions, next_cursor}`; `?limit=&cursor=`"),
+    Route("GET", "/api/functions/by-name/{name}", functions.by_name, "record"),
+    Route("GET", "/api/functions/pool/stats", functions.pool_stats, "`{pools: […]}`, one for each function"),
+    Route("POST", "/api/functions/invoke/{name}", invocations.invoke_by_name, "invocation record, also of a failure"),
+    Route("GET", FUNCTION, functions.get, "record"),
+    Route("PUT", FUNCTION, functions.update, "record; makes a new version"),
+    Route("DELETE", FUNCTION, functions.delete, "204; running invocations get their time limit"),
+    Route(
+        "POST", FUNCTION + "/deploy", functions.deploy,
+        "record when capacity is ready; with `Accept: application/x-ndjson` progress lines, then `done` or `error`",
+    ),
+    Route("POST", FUNCTION + "/pause", functions.pause, "record; drains, scales to zero, keeps the snapshot"),
+    Route("POST", FUNCTION + "/resume", functions.resume, "record when capacity is ready"),
+    Route("POST", FUNCTION + "/invoke", invocations.invoke, "invocation record, also of a failure"),
+    Route("GET", FUNCTION + "/invocations", invocations.list_, "`{invocations, next_cursor}`; `?status=&limit=`"),
+    Route("GET", FUNCTION + "/invocations/{invocation_id}", invocations.get, "invocation record"),
+    Route(
+        "GET", FUNCTION + "/logs", invocations.logs,
+        "NDJSON lines `{t, stream, invocation_id, instance_id, text}`; `?follow=true&invocation_id=&limit=&token=`",
+        token=True,
+    ),
+    Route("GET", FUNCTION + "/pool", functions.pool, "the function's pool"),
+    Route("POST", FUNCTION + "/template/drop", functions.drop_template, "`{dropped}`; the next start is a restore"),
+    Route(
+        "POST", "/api/elasticity/functions/{function_id}/pool-target", functions.pool_target,
+        "the pool; body `{min_instances, max_instances}`, header `X-Tenant-Id` needed",
+    ),
+)  # fmt: skip
+
+
+def build(platform: Platform, settings: Settings) -> web.Application:
+    """The application over `platform`. It owns no socket and neither starts nor closes the platform."""
+    services = Services(platform, settings, Background(), Ids())
+    app = web.Application(
+        middlewares=[_around(services)], client_max_size=services.max_body_bytes, handler_args={"access_log": None}
+    )
+    app[REPLAYS] = Replays()
+    app[INVOKER] = invoker = Invoker(services)
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, _asked(services, route))
+    for path in (PREFIX + "{name}", PREFIX + "{name}/{below:.*}"):
+        app.router.add_route("*", path, invoker.serve)
+    app.on_shutdown.append(_closing(services))
+    app.on_cleanup.append(_closed(services))
+    return app
+
+
+def put_before_router(server: web.Server, invoker: Invoker) -> None:
+    """Let requests below /fn/ skip the router and the middleware: worth a quarter of their cost in the gateway."""
+    routed, serve = server.request_handler, invoker.serve
+
+    def dispatch(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        return serve(request) if request.raw_path.startswith(PREFIX) else routed(request)
+
+    server.request_handler = dispatch
+
+
+def _asked(services: Services, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        caller = NOBODY
+        if not route.public:
+            caller = await authenticate(services.platform, request, in_query=route.token)
+        return await route.handler(Ask(request, services, caller, request[REQUEST_ID]))
+
+    return handle
+
+
+def _around(services: Services) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """X-Request-Id on every response, and every failure in the one shape, the router's own 404 and 405 included."""
+
+    @web.middleware
+    async def around(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        given = sane_request_id(request.headers.get("X-Request-Id"))
+        request_id = request[REQUEST_ID] = given or "req_" + services.ids.next()
+        try:
+            response = await handler(request)
+        except Exception as exc:
+            if isinstance(exc, ConnectionError) and gone(request):
+                return NoResponse()
+            return error_response(as_quilt_error(exc, request, request_id), request_id)
+        if not response.prepared:
+            response.headers["X-Request-Id"] = request_id
+        return response
+
+    return around
+
+
+def _closing(services: Services) -> Callable[[web.Application], Awaitable[None]]:
+    async def closing(_app: web.Application) -> None:
+        services.background.closing.set()
+
+    return closing
+
+
+def _closed(services: Services) -> Callable[[web.Application], Awaitable[None]]:
+    async def closed(_app: web.Application) -> None:
+        await services.background.close()
+
+    return closed

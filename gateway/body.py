@@ -1,0 +1,69 @@
+"""A request's body, in whole: within the limit, parsed, and checked against a model.
+
+Not here: bodies that are streamed on (`gateway.bundles`) or handed to a function as they are (`gateway.invoke`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from gateway.errors import from_validation, too_large
+from quilt_fn.errors import InvalidRequest, InvalidValue
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def read(request: web.BaseRequest, limit_bytes: int) -> bytes:
+    """The whole body. Raises PayloadTooLarge, before reading where Content-Length says it already."""
+    announced = request.content_length
+    if announced is not None and announced > limit_bytes:
+        raise too_large(limit_bytes)
+    payload = request.content
+    if payload.is_eof():  # it came with the headers: nothing to wait for
+        body = payload.read_nowait(-1)
+        if len(body) > limit_bytes:
+            raise too_large(limit_bytes)
+        return body
+    parts = []
+    size = 0
+    while part := await payload.readany():
+        size += len(part)
+        if size > limit_bytes:
+            raise too_large(limit_bytes)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def pieces(request: web.BaseRequest, limit_bytes: int) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises PayloadTooLarge once it passes the limit."""
+    announced = request.content_length
+    if announced is not None and announced > limit_bytes:
+        raise too_large(limit_bytes)
+    size = 0
+    while part := await request.content.readany():
+        size += len(part)
+        if size > limit_bytes:
+            raise too_large(limit_bytes)
+        yield part
+
+
+def parse(model: type[M], body: bytes) -> M:
+    """`body` as JSON and as `model`. No body counts as `{}`. Raises InvalidRequest (no JSON), InvalidValue (shape)."""
+    try:
+        value = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest(f"the body is not JSON: {exc}", details={"position": exc.pos}) from None
+    if not isinstance(value, dict):
+        raise InvalidValue(
+            "the body must be a JSON object",
+            details={"fields": [{"field": "body", "expected": "a JSON object", "got": type(value).__name__}]},
+        )
+    try:
+        return model.model_validate(value)
+    except ValidationError as exc:
+        raise from_validation(exc) from None

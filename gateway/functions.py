@@ -1,0 +1,144 @@
+"""The routes of functions: create, read, update, delete, deploy, pause, resume, pool.
+
+Not here: invoking them (`gateway.invoke`, `gateway.invocations`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from pydantic import Field
+
+from gateway import body
+from gateway.context import Ask, answer, dump
+from gateway.errors import as_quilt_error, error_body, invalid_field
+from gateway.idempotency import Answered, Replays, fingerprint_of
+from quilt_fn.errors import Forbidden, InvalidRequest, Unavailable
+from quilt_fn.model.common import Model
+from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate
+from runtime.api import Progress
+
+REPLAYS = web.AppKey("replays", Replays)
+NDJSON = "application/x-ndjson"
+LIST_DEFAULT, LIST_MAX = 100, 1000
+
+
+class PoolTarget(Model):
+    """How many instances a function keeps at least and at most."""
+
+    min_instances: int = Field(ge=0, le=1000)
+    max_instances: int = Field(ge=1, le=1000)
+
+
+async def create(ask: Ask) -> web.StreamResponse:
+    raw = await body.read(ask.request, ask.services.max_body_bytes)
+    spec = body.parse(FunctionCreate, raw)
+
+    async def work() -> tuple[Answered, None]:
+        record = await ask.platform.create(ask.tenant_id, spec)
+        return Answered(201, dump(record)), None
+
+    return await ask.request.app[REPLAYS].once(ask, "functions", fingerprint_of(raw), work)
+
+
+async def list_(ask: Ask) -> web.StreamResponse:
+    limit = ask.number("limit", LIST_DEFAULT, LIST_MAX)
+    records, next_cursor = await ask.platform.list(ask.tenant_id, limit, ask.request.query.get("cursor"))
+    return answer({"functions": records, "next_cursor": next_cursor})
+
+
+async def get(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.get(ask.tenant_id, ask.path("function_id")))
+
+
+async def by_name(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.by_name(ask.tenant_id, ask.path("name")))
+
+
+async def update(ask: Ask) -> web.StreamResponse:
+    raw = await body.read(ask.request, ask.services.max_body_bytes)
+    changes = body.parse(FunctionUpdate, raw)
+    return answer(await ask.platform.update(ask.tenant_id, ask.path("function_id"), changes))
+
+
+async def delete(ask: Ask) -> web.StreamResponse:
+    await ask.platform.delete(ask.tenant_id, ask.path("function_id"))
+    return web.Response(status=204)
+
+
+async def pause(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.pause(ask.tenant_id, ask.path("function_id")))
+
+
+async def resume(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.resume(ask.tenant_id, ask.path("function_id")))
+
+
+async def drop_template(ask: Ask) -> web.StreamResponse:
+    return answer({"dropped": await ask.platform.drop_template(ask.tenant_id, ask.path("function_id"))})
+
+
+async def pool(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.pool(ask.tenant_id, ask.path("function_id")))
+
+
+async def pool_stats(ask: Ask) -> web.StreamResponse:
+    return answer({"pools": await ask.platform.pool_stats(ask.tenant_id)})
+
+
+async def pool_target(ask: Ask) -> web.StreamResponse:
+    claimed = ask.request.headers.get("X-Tenant-Id")
+    if claimed is None:
+        raise InvalidRequest("X-Tenant-Id is needed on this route")
+    if claimed != ask.tenant_id:
+        raise Forbidden("X-Tenant-Id is not the tenant of this API key")
+    target = body.parse(PoolTarget, await body.read(ask.request, ask.services.max_body_bytes))
+    if target.min_instances > target.max_instances:
+        raise invalid_field("min_instances", f"at most max_instances ({target.max_instances})", target.min_instances)
+    return answer(
+        await ask.platform.set_pool_target(
+            ask.tenant_id, ask.path("function_id"), target.min_instances, target.max_instances
+        )
+    )
+
+
+async def deploy(ask: Ask) -> web.StreamResponse:
+    """The record when capacity is ready; with `Accept: application/x-ndjson` progress line by line, then it.
+
+    A client that leaves does not stop the deploy.
+    """
+    function_id = ask.path("function_id")
+    if NDJSON in ask.request.headers.get("Accept", ""):
+        await ask.platform.get(ask.tenant_id, function_id)  # what is not there is a 404, not a line of a 200
+        return await _deploy_in_lines(ask, function_id)
+    return answer(await ask.platform.deploy(ask.tenant_id, function_id))
+
+
+async def _deploy_in_lines(ask: Ask, function_id: str) -> web.StreamResponse:
+    lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    def on_progress(step: Progress) -> None:
+        fields = {"stage": step.stage, "text": step.text, "done": step.done, "ms": step.ms}
+        lines.put_nowait({"event": "progress"} | fields)
+
+    work = ask.services.background.start(ask.platform.deploy(ask.tenant_id, function_id, on_progress))
+    work.add_done_callback(lambda _done: lines.put_nowait(None))
+    response = web.StreamResponse(headers={"Content-Type": NDJSON, "X-Request-Id": ask.request_id})
+    await response.prepare(ask.request)
+    while (line := await lines.get()) is not None:
+        await response.write(dump(line) + b"\n")
+    await response.write(dump(_last_line(ask, work)) + b"\n")
+    await response.write_eof()
+    return response
+
+
+def _last_line(ask: Ask, work: asyncio.Task[FunctionRecord]) -> dict[str, Any]:
+    if work.cancelled():
+        error: Exception = Unavailable("the node is shutting down; deploy again")
+    elif (raised := work.exception()) is None:
+        return {"event": "done", "function": work.result()}
+    else:
+        error = raised if isinstance(raised, Exception) else RuntimeError(repr(raised))
+    return {"event": "error"} | error_body(as_quilt_error(error, ask.request, ask.request_id), ask.request_id)

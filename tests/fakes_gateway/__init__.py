@@ -1,0 +1,1 @@
+"""A Platform in memory for the gateway's unit tests."""
