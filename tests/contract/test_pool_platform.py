@@ -61,7 +61,7 @@ async def test_a_function_from_create_to_a_warm_answer(platform: Platform, runti
     text = platform.metrics().decode()
     assert 'quilt_starts_total{kind="fork"} 1.0' in text
     assert 'quilt_invocations_total{function="hello",status="success"} 2.0' in text
-    assert 'quilt_invocation_seconds_count 2.0' in text
+    assert "quilt_invocation_seconds_count 2.0" in text
     assert "quilt_redis_up 1.0" in text
 
 
