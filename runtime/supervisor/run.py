@@ -24,7 +24,7 @@ from quilt_fn.settings import Settings
 from runtime.doctor import NodeUser, node_user
 from runtime.supervisor import folders, lock, processes
 from runtime.supervisor.child import Child
-from runtime.supervisor.commands import STOP_SECONDS, Command, Plan, real_plan
+from runtime.supervisor.commands import Command, Plan, real_plan
 from runtime.supervisor.credentials import first_key
 from runtime.supervisor.log import Log
 
@@ -72,19 +72,20 @@ def up(settings: Settings, log: Log, announce: Callable[[Up], None], plan: Plan 
 
 def end_leftovers(settings: Settings, log: Log) -> None:
     """End what a supervisor that was killed left behind: the kernel told its children, but they may take their time."""
-    for name, pid, started in reversed(recorded_children(settings)):
+    for name, pid, started, patience_s in reversed(recorded_children(settings)):
         if processes.is_alive(pid, started):
             log.line("supervisor", f"{name} (pid {pid}) of an earlier supervisor is still there: waiting for its end")
-            processes.end(pid, started, max(STOP_SECONDS, settings.shutdown_seconds + 5.0))
+            processes.end(pid, started, patience_s)
 
 
-def recorded_children(settings: Settings) -> list[tuple[str, int, int | None]]:
-    """(name, pid, start time) of the children that the last supervisor of this platform had."""
+def recorded_children(settings: Settings) -> list[tuple[str, int, int | None, float]]:
+    """(name, pid, start time, seconds to end in) of the children that the last supervisor of this platform had."""
     try:
         content = json.loads((settings.run_path / STATUS).read_text())
     except FileNotFoundError:
         return []
-    return [(child["name"], child["pid"], child["started"]) for child in content["children"] if child["pid"]]
+    children = [child for child in content["children"] if child["pid"]]
+    return [(child["name"], child["pid"], child["started"], child["stop_seconds"]) for child in children]
 
 
 def check_port(settings: Settings) -> None:
@@ -170,6 +171,7 @@ class Supervisor:
                     "started": child.started,
                     "state": child.state.value,
                     "restarts": child.restarts,
+                    "stop_seconds": child.command.stop_seconds,
                 }
                 for child in self._children
             ]
