@@ -1,6 +1,6 @@
 """The application: one table of routes, each with its handler, and what is done around every handler.
 
-Not here: `/fn/`, which `listen` puts before the router because it is the hot path, and the sockets (`gateway.server`).
+Not here: `/fn/`, the hot path, which `put_before_router` serves past all of this, and the sockets (`gateway.server`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ ROUTES: tuple[Route, ...] = (
         token=True,
     ),
     Route("GET", FUNCTION + "/pool", functions.pool, "the function's pool"),
-    Route("POST", FUNCTION + "/template/drop", functions.drop_template, "`{dropped}`; the next start is a restore"),
+    Route("POST", FUNCTION + "/template/drop", functions.drop_template, "`{dropped}`; the next start is a restore, with `?snapshot=true` a boot"),
     Route(
         "POST", "/api/elasticity/functions/{function_id}/pool-target", functions.pool_target,
         "the pool; body `{min_instances, max_instances}`, header `X-Tenant-Id` needed",
@@ -83,22 +83,23 @@ def build(platform: Platform, settings: Settings) -> web.Application:
         middlewares=[_around(services)], client_max_size=services.max_body_bytes, handler_args={"access_log": None}
     )
     app[REPLAYS] = Replays()
-    app[INVOKER] = invoker = Invoker(services)
+    app[INVOKER] = Invoker(services)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _asked(services, route))
-    for path in (PREFIX + "{name}", PREFIX + "{name}/{below:.*}"):
-        app.router.add_route("*", path, invoker.serve)
     app.on_shutdown.append(_closing(services))
     app.on_cleanup.append(_closed(services))
     return app
 
 
 def put_before_router(server: web.Server, invoker: Invoker) -> None:
-    """Let requests below /fn/ skip the router and the middleware: worth a quarter of their cost in the gateway."""
+    """Serve what lies below /fn/ without router and middleware, also in the absolute form that proxies send."""
     routed, serve = server.request_handler, invoker.serve
 
     def dispatch(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        return serve(request) if request.raw_path.startswith(PREFIX) else routed(request)
+        raw_path = request.raw_path
+        if raw_path.startswith(PREFIX) or (raw_path[:1] != "/" and request.rel_url.raw_path.startswith(PREFIX)):
+            return serve(request)
+        return routed(request)
 
     server.request_handler = dispatch
 

@@ -77,7 +77,9 @@ async def resume(ask: Ask) -> web.StreamResponse:
 
 
 async def drop_template(ask: Ask) -> web.StreamResponse:
-    return answer({"dropped": await ask.platform.drop_template(ask.tenant_id, ask.path("function_id"))})
+    snapshot = ask.request.query.get("snapshot") == "true"
+    dropped = await ask.platform.drop_template(ask.tenant_id, ask.path("function_id"), snapshot=snapshot)
+    return answer({"dropped": dropped})
 
 
 async def pool(ask: Ask) -> web.StreamResponse:

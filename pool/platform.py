@@ -209,9 +209,9 @@ class Platform:
         await self._deployer.resume(entry)
         return self._record(entry)
 
-    async def drop_template(self, tenant_id: str, function_id: str) -> bool:
+    async def drop_template(self, tenant_id: str, function_id: str, *, snapshot: bool = False) -> bool:
         entry = self._registry.get(tenant_id, function_id)
-        return await self._runtime.drop_template(entry.version_spec(entry.shown_version))
+        return await self._runtime.drop_template(entry.version_spec(entry.shown_version), snapshot=snapshot)
 
     def _record(self, entry: FunctionEntry) -> FunctionRecord:
         spec = entry.version_spec(entry.shown_version)

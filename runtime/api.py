@@ -178,8 +178,11 @@ class FunctionRuntime(Protocol):
         """The ways that are not to be had, each with its reason. No I/O."""
         ...
 
-    async def drop_template(self, spec: VersionSpec) -> bool:
-        """End the live template (its instances go on); the next start is a restore. False where none was live."""
+    async def drop_template(self, spec: VersionSpec, *, snapshot: bool = False) -> bool:
+        """End the live template (its instances go on); the next start is a restore. False where none was live.
+
+        With `snapshot` the snapshot goes too, and the next start is a boot, which takes a new one.
+        """
         ...
 
     async def forget(self, spec: VersionSpec) -> None:

@@ -81,8 +81,12 @@ class KitStock:
             os.close(kit.gauge)
 
     async def close(self) -> None:
-        """Give back what is in stock. Idempotent."""
+        """Give back what is in stock, for good. Idempotent."""
         self._closed = True
+        await self.empty()
+
+    async def empty(self) -> None:
+        """Give back what is in stock."""
         if self._refill is not None:
             self._refill.cancel()
         if self._tasks:

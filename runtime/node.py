@@ -75,8 +75,12 @@ class NodeRuntime:
     def unavailable(self, spec: VersionSpec) -> tuple[WayDown, ...]:
         return self._version(spec).unavailable()
 
-    async def drop_template(self, spec: VersionSpec) -> bool:
-        return await self._version(spec).drop()
+    async def drop_template(self, spec: VersionSpec, *, snapshot: bool = False) -> bool:
+        version = self._version(spec)
+        dropped = await version.drop()
+        if snapshot:
+            await version.forget_snapshot()
+        return dropped
 
     def _keep_budget(self, just_used: Version) -> None:
         if self._evicting is None or self._evicting.done():

@@ -72,6 +72,8 @@ class Version:
         self.taken_at: str | None = None
         self.reasons: dict[StartKind, str] = {}
         self.kits = KitStock(spawner, self.snapshot, templates.limits(spec), kits_wanted)
+        self._prepared = False
+        """Whether bundle and layer are known to be in the spawner's store."""
         self._bringing: asyncio.Task[None] | None = None
 
     @property
@@ -102,6 +104,7 @@ class Version:
         progress(Progress("bundle", "bundle unpacked", True, ms["bundle"]))
         if self.layer:
             ms["layer"] = await self._build_layer(progress)
+        self._prepared = True
         await self.look()
         if self.template is None and not (self.dumped and await self._try_restore()):
             ms |= await self._boot(progress)
@@ -265,6 +268,13 @@ class Version:
         await template.drop()
         return True
 
+    async def forget_snapshot(self) -> None:
+        """Delete the snapshot, and the kits that stand on it."""
+        await self.kits.empty()
+        self.frozen = self.dumped = False
+        self.size_bytes = self.taken_at = None
+        await self.spawner.request("forget", snapshot=self.snapshot)
+
     # --- starts ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> LiveInstance:
@@ -317,9 +327,11 @@ class Version:
             self.kits.fill()  # on the other processor, while CRIU works
         if self.dumped and await self._try_restore():
             return StartKind.RESTORE
-        await self.unpack()
-        if self.layer:
-            await self._build_layer(lambda _: None)
+        if not self._prepared:
+            await self.unpack()
+            if self.layer:
+                await self._build_layer(lambda _: None)
+            self._prepared = True
         try:
             await self._boot()
         except BuildFailed as error:

@@ -32,7 +32,7 @@ def build(config: Config, groups: Cgroups, tenant: str, layer: str, requirements
     with tenants.locked(config.state / "locks" / f"{layer}.lock"):
         if not target.exists():
             _build(config, groups, tenant, target, requirements, say)
-    return sum(p.lstat().st_size for p in target.rglob("*") if p.is_file() and not p.is_symlink())
+    return int((target / "opt/quilt/layer-size").read_text())
 
 
 def _build(config: Config, groups: Cgroups, tenant: str, target: Path, requirements: list[str],
@@ -58,6 +58,8 @@ def _build(config: Config, groups: Cgroups, tenant: str, target: Path, requireme
         shutil.rmtree(top, ignore_errors=True)
         (top / "opt/quilt").mkdir(parents=True)
         (work / "site").rename(top / "opt/quilt/layer")
+        size = sum(p.lstat().st_size for p in top.rglob("*") if p.is_file() and not p.is_symlink())
+        (top / "opt/quilt/layer-size").write_text(str(size))
         top.rename(target)
     finally:
         groups.remove(group)

@@ -246,7 +246,7 @@ class FakeRuntime:
     def unavailable(self, spec: VersionSpec) -> tuple[WayDown, ...]:
         return self._down.get(spec.key, ())
 
-    async def drop_template(self, spec: VersionSpec) -> bool:
+    async def drop_template(self, spec: VersionSpec, *, snapshot: bool = False) -> bool:
         was_live = StartKind.FORK in self.ways(spec)
         self._down[spec.key] = (WayDown(StartKind.FORK, "the template was dropped"),)
         self.kind = StartKind.RESTORE

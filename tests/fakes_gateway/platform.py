@@ -149,7 +149,7 @@ class FakePlatform:
             outcome = await outcome
         return Served(outcome, call.invocation_id, "ins_1", StartKind.FORK, 0.5, 3.25, 1.0)
 
-    async def drop_template(self, tenant_id: str, function_id: str) -> bool:
+    async def drop_template(self, tenant_id: str, function_id: str, *, snapshot: bool = False) -> bool:
         await self.get(tenant_id, function_id)
         return True
 
