@@ -53,7 +53,11 @@ class _Build:
     def report(self, step: Progress) -> None:
         self.steps.append(step)
         for listener in list(self.listeners):
-            listener(step)
+            try:
+                listener(step)
+            except Exception:  # whoever watches a build must not be able to break it
+                log.exception("a listener of a build failed")
+                self.listeners.remove(listener)
 
 
 class Deployer:
@@ -87,8 +91,12 @@ class Deployer:
                 build.listeners.append(progress)
             try:
                 await asyncio.shield(build.task)
+            except asyncio.CancelledError:
+                if not build.task.cancelled() or _is_cancelled():
+                    raise
+                raise FunctionNotFound(f"function {entry.name} was deleted while it was built") from None
             finally:
-                if progress is not None:
+                if progress is not None and progress in build.listeners:
                     build.listeners.remove(progress)
         if entry.asked == ASKED_PAUSED:
             await self.resume(entry)
@@ -298,6 +306,12 @@ class Deployer:
 
 def _number(version: VersionEntry) -> int:
     return version.number
+
+
+def _is_cancelled() -> bool:
+    """Whether it is the running task that was cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _seen(task: asyncio.Task[None]) -> None:

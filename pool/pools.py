@@ -53,7 +53,7 @@ class Pools:
             version=serving.number,
             timeout_seconds=serving.spec.timeout_seconds,
             public=serving.spec.auth == "public",
-            wants_request=bool(serving.built.get("wants_request", False)),
+            wants_request=bool(serving.built.get("wants_request", True)),  # not known before it is built
             pool=pool,
         )
         if pool.draining:
@@ -117,7 +117,10 @@ class Pools:
 
     async def _close(self, pools: list[VersionPool], limit_s: float, error: QuiltError) -> None:
         for pool in pools:
-            pool.drain()
+            if pool.opened:
+                pool.drain()
+            else:
+                pool.end(error)  # its version is not going to be built
         waits = [asyncio.ensure_future(pool.drained()) for pool in pools]
         if waits:
             _, pending = await asyncio.wait(waits, timeout=limit_s)

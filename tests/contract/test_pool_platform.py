@@ -213,6 +213,31 @@ async def test_delete_lets_what_runs_end_and_leaves_no_key(
     assert (await deployed(platform)).state == "active"
 
 
+async def test_delete_while_it_is_built(platform: Platform, runtime: FakeRuntime) -> None:
+    record = await platform.create(TENANT, create())
+    runtime.hold_builds()
+    deploy = asyncio.create_task(platform.deploy(TENANT, record.function_id))
+    await until(lambda: runtime.builds)
+    waiting = asyncio.create_task(invoke(platform))
+    await until(lambda: platform._pools.of(record.function_id)[0].queued)
+    delete = asyncio.create_task(platform.delete(TENANT, record.function_id))
+    with pytest.raises(FunctionNotFound):
+        await deploy
+    with pytest.raises(FunctionNotFound):
+        await waiting
+    await delete
+    assert list(platform._pools.all()) == []
+
+
+async def test_a_watcher_of_a_build_that_fails_does_not_break_it(platform: Platform) -> None:
+    record = await platform.create(TENANT, create())
+
+    def watch(_step: object) -> None:
+        raise ConnectionResetError("the client has gone")
+
+    assert (await platform.deploy(TENANT, record.function_id, watch)).state == "active"
+
+
 async def test_failures_of_the_function_are_outcomes(platform: Platform, runtime: FakeRuntime) -> None:
     record = await deployed(platform)
     for handler, status in ((raises("boom"), "failed"), (dies, "failed"), (overtime, "timeout")):

@@ -36,5 +36,5 @@ async def deployed(platform: Any, name: str = "hello", **fields: Any) -> Functio
 async def until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
     """Return once `condition()` holds; fails after `limit_s`."""
     async with asyncio.timeout(limit_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - any condition of the test's, not an event
             await asyncio.sleep(0.002)
