@@ -75,7 +75,10 @@ class BundleStore:
 
         def pack() -> bytes:
             out = io.BytesIO()
-            with gzip.GzipFile(fileobj=out, mode="wb", mtime=0) as zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
+            with (
+                gzip.GzipFile(fileobj=out, mode="wb", mtime=0) as zipped,
+                tarfile.open(fileobj=zipped, mode="w") as tar,
+            ):
                 info = tarfile.TarInfo(filename)
                 info.size, info.mode = len(raw), 0o644
                 tar.addfile(info, io.BytesIO(raw))
@@ -102,9 +105,13 @@ def check(path: Path) -> None:
             for count, member in enumerate(tar):
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
-                    raise BundleInvalid(f"entry {member.name!r} points outside of the bundle; pack it from within its folder")
+                    raise BundleInvalid(
+                        f"entry {member.name!r} points outside of the bundle; pack it from within its folder"
+                    )
                 if not (member.isdir() or member.isreg()):
-                    raise BundleInvalid(f"entry {member.name!r} is a link or a device; a bundle holds files and folders")
+                    raise BundleInvalid(
+                        f"entry {member.name!r} is a link or a device; a bundle holds files and folders"
+                    )
                 total += member.size
                 if count >= FILES_LIMIT or total > UNPACKED_LIMIT:
                     raise BundleInvalid(f"over {FILES_LIMIT} entries or {UNPACKED_LIMIT >> 20} MB unpacked")

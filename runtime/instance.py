@@ -246,7 +246,9 @@ class LiveInstance:
         assert self._closing is not None
         kills = await asyncio.shield(self._closing)
         if self._timed_out:
-            return Failure("INVOCATION_TIMEOUT", "InvocationTimeout", "the handler ran over its time limit and was ended"), None
+            return Failure(
+                "INVOCATION_TIMEOUT", "InvocationTimeout", "the handler ran over its time limit and was ended"
+            ), None
         code: int | None = None
         try:
             async with asyncio.timeout(STATUS_WAIT_S):
@@ -256,7 +258,9 @@ class LiveInstance:
         if kills:
             text = f"it used more than its memory limit of {self._spec.memory_limit_mb} MB and was ended"
             return Failure("HANDLER_OUT_OF_MEMORY", "OutOfMemory", text), code
-        how = "was ended" if code is None else f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        how = (
+            "was ended" if code is None else f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        )
         return Failure("INSTANCE_DIED", "InstanceDied", f"the instance {how} while it served the invocation"), code
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -307,7 +311,12 @@ class LiveInstance:
 
 def _meta(call: Call, wants_request: bool) -> bytes:
     if call.environment or (wants_request and call.request is not None):
-        meta: dict[str, Any] = {"id": call.invocation_id, "kind": call.kind, "deadline": call.deadline, "attempt": call.attempt}
+        meta: dict[str, Any] = {
+            "id": call.invocation_id,
+            "kind": call.kind,
+            "deadline": call.deadline,
+            "attempt": call.attempt,
+        }
         if call.environment:
             meta["env"] = dict(call.environment)
         if wants_request and call.request is not None:
@@ -323,7 +332,9 @@ def _result(meta: dict[str, Any], body: bytes) -> Outcome:
     status, headers, kind = meta.get("status", 200), meta.get("headers", []), meta.get("kind", "json")
     sane = isinstance(status, int) and 100 <= status <= 599 and kind in ("json", "text", "bytes", "pickle")
     if not sane or not isinstance(headers, list) or not all(_is_header(h) for h in headers):
-        return Outcome(failure=Failure("HANDLER_ERROR", "BadResponse", f"not an HTTP response: {status!r} {headers!r}"[:500]))
+        return Outcome(
+            failure=Failure("HANDLER_ERROR", "BadResponse", f"not an HTTP response: {status!r} {headers!r}"[:500])
+        )
     return Outcome(status=status, headers=headers, kind=kind, body=body)
 
 
@@ -340,4 +351,10 @@ def _failure(meta: dict[str, Any], body: bytes) -> Failure:
     if code == "BAD_EVENT":
         code = "INVALID_REQUEST"
     trace = meta.get("traceback")
-    return Failure(code, str(meta.get("type", "Exception")), str(meta.get("message", "")), None if trace is None else str(trace), body or None)
+    return Failure(
+        code,
+        str(meta.get("type", "Exception")),
+        str(meta.get("message", "")),
+        None if trace is None else str(trace),
+        body or None,
+    )

@@ -35,6 +35,16 @@ class Kit:
             os.close(fd)
 
 
+async def end(spawner: SpawnerClient, kit_id: str) -> int:
+    """Kill what runs in a kit and take it away; how many of it the kernel killed for memory. Raises SpawnerError.
+
+    Where the spawner is away, the next one takes the kit, because it is not named to it any more.
+    """
+    spawner.kits.discard(kit_id)
+    answer, _ = await spawner.request("end", kit=kit_id)
+    return int(answer["oom_kills"])
+
+
 class KitStock:
     """The stock of one snapshot with one set of limits."""
 
@@ -73,13 +83,6 @@ class KitStock:
         if not self._closed:
             self._make(self.wanted - len(self._ready) - self._making)
 
-    def forget_all(self) -> None:
-        """The spawner was restarted and has swept every kit away."""
-        while self._ready:
-            kit = self._ready.popleft()
-            kit.close_handed_over()
-            os.close(kit.gauge)
-
     async def close(self) -> None:
         """Give back what is in stock, for good. Idempotent."""
         self._closed = True
@@ -95,8 +98,8 @@ class KitStock:
             kit = self._ready.popleft()
             kit.close_handed_over()
             os.close(kit.gauge)
-            with contextlib.suppress(SpawnerError):  # its next sweep takes it
-                await self._spawner.request("end", kit=kit.kit_id)
+            with contextlib.suppress(SpawnerError):
+                await end(self._spawner, kit.kit_id)
 
     def _refill_soon(self) -> None:
         if self._refill is not None:
@@ -117,10 +120,12 @@ class KitStock:
 
     async def _make_batch(self, count: int) -> None:
         names = [new_id("ins") for _ in range(count)]
+        self._spawner.kits.update(names)
         try:
             answer, fds = await self._spawner.request("kits", kits=names, snapshot=self._snapshot, **self._limits)
         except SpawnerError as error:
             self._making -= count
+            self._spawner.kits.difference_update(names)
             for _ in range(min(count, len(self._waiters))):
                 future = self._waiters.popleft()
                 if not future.done():

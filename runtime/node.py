@@ -40,11 +40,6 @@ class NodeRuntime:
         await self.spawner.start()
         answer, _ = await self.spawner.request("facts")
         self.facts, self.cgroup, self.missing = answer["facts"], answer["cgroup"], answer["missing"]
-        self.spawner.on_lost = self._spawner_lost
-
-    def _spawner_lost(self) -> None:
-        for version in self._versions.values():
-            version.kits.forget_all()
 
     def _version(self, spec: VersionSpec) -> Version:
         version = self._versions.get(spec.key)

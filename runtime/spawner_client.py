@@ -36,10 +36,13 @@ class SpawnerClient:
         self._sock: socket.socket | None = None
         self._up = asyncio.Event()
         self._number = 0
-        self._waiting: dict[int, tuple[asyncio.Future[tuple[dict[str, Any], list[int]]], Callable[[str], None] | None]] = {}
+        self._waiting: dict[
+            int, tuple[asyncio.Future[tuple[dict[str, Any], list[int]]], Callable[[str], None] | None]
+        ] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
-        self.on_lost: Callable[[], None] = lambda: None
+        self.kits: set[str] = set()
+        """The kits that this node holds: in stock, or with an instance in them. A new spawner is told, and ends all others."""
 
     async def start(self, timeout_s: float = 20.0) -> None:
         self._keeper = asyncio.create_task(self._keep(), name="spawner-connection")
@@ -60,6 +63,7 @@ class SpawnerClient:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
                 sock.connect(str(self.path))
+                protocol.send(sock, {"id": 0, "op": "keep", "kits": sorted(self.kits)})
             except OSError:
                 sock.close()
                 await asyncio.sleep(RECONNECT_S)
@@ -83,7 +87,6 @@ class SpawnerClient:
             if not future.done():
                 future.set_exception(SpawnerError("the spawner went away in the middle of this; it is being restarted"))
         self._lost.set()
-        self.on_lost()
 
     def _read(self) -> None:
         while self._sock is not None:

@@ -87,7 +87,9 @@ class TemplateLink:
             for fd in fds:
                 os.close(fd)
 
-    async def _ask(self, key: str, message: dict[str, Any], fds: list[int], timeout_s: float) -> tuple[dict[str, Any], list[int]]:
+    async def _ask(
+        self, key: str, message: dict[str, Any], fds: list[int], timeout_s: float
+    ) -> tuple[dict[str, Any], list[int]]:
         if self.gone.is_set():
             raise TemplateGone("the template ended")
         future: asyncio.Future[tuple[dict[str, Any], list[int]]] = self._loop.create_future()

@@ -18,7 +18,7 @@ from typing import Any
 from quilt_fn.errors import BuildFailed, PythonMismatch, SpawnerError, StartFailed
 from quilt_fn.model.common import new_id
 from quilt_fn.states import StartKind
-from runtime import templates
+from runtime import kits, templates
 from runtime.api import Built, Progress, VersionSpec, WayDown
 from runtime.bundle_store import BundleStore
 from runtime.instance import LiveInstance
@@ -118,7 +118,9 @@ class Version:
             await self.spawner.request("unpack", [archive], tenant=self.spec.tenant_id, bundle=self.spec.bundle_id)
         except SpawnerFailed as error:
             if error.kind == "build":
-                raise BuildFailed(f"the bundle can't be unpacked: {error.message}", details={"stage": "bundle"}) from None
+                raise BuildFailed(
+                    f"the bundle can't be unpacked: {error.message}", details={"stage": "bundle"}
+                ) from None
             raise
         finally:
             os.close(archive)
@@ -298,7 +300,7 @@ class Version:
                 continue
             instance.start_ms = (time.monotonic() - begun) * 1e3
             return instance
-        raise StartFailed(f"no instance could be started: {last}", details={"ways": {k: v for k, v in self.reasons.items()}})
+        raise StartFailed(f"no instance could be started: {last}", details={"ways": dict(self.reasons)})
 
     async def _bring_up(self) -> StartKind:
         """A live template, by restore or boot; FORK where somebody else was already bringing one up and this one waited."""
@@ -344,10 +346,9 @@ class Version:
 
         async def end() -> int:
             try:
-                answer, _ = await self.spawner.request("end", kit=kit.kit_id)
+                return await kits.end(self.spawner, kit.kit_id)
             finally:
                 await template.instance_ended()
-            return int(answer["oom_kills"])
 
         async def fork(data: int, out: int, err: int, on_exit: Callable[[int], None]) -> int:
             try:

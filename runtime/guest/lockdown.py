@@ -38,7 +38,9 @@ def unshare(flags: int) -> None:
 def enter_root(tree: int) -> None:
     """Make the detached mount `tree` the root, with a /proc of the caller's own pid namespace."""
     _check(
-        _libc.syscall(ctypes.c_long(_MOVE_MOUNT), tree, b"", _AT_FDCWD, b"/mnt", ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)),
+        _libc.syscall(
+            ctypes.c_long(_MOVE_MOUNT), tree, b"", _AT_FDCWD, b"/mnt", ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
+        ),
         "move_mount",
     )
     flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)

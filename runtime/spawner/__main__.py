@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runtime.spawner import kernel, operations
 from runtime.spawner.cgroups import Cgroups
+from runtime.spawner.facts import facts
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
 from runtime.spawner.server import Server
@@ -35,12 +36,13 @@ def main() -> int:
     if missing:
         print(f"quilt spawner: cgroup controllers missing: {', '.join(missing)}; see `quilt doctor`", file=sys.stderr)
         return 1
-    operations.sweep(config, groups)
+    operations.sweep(config, groups, operations.kits_there(config))
     networks = Networks(config)
     networks.prepare()
     if networks.reason:
         print(f"quilt spawner: {networks.reason}", file=sys.stderr)
     _raise_limit(Path("/proc/sys/fs/inotify/max_user_instances"), INOTIFY_INSTANCES)
+    facts(config)  # what is looked up once is looked up now, and known to every child
     _ready()
     try:
         Server(config, groups, networks).run(listener)

@@ -58,7 +58,20 @@ def _run(config: Config, folder: Path, verb: str, options: list[str]) -> None:
         raise Refused("CRIU is not installed; see `quilt doctor`", "failed")
     # What CRIU writes beside the images (log, statistics) must not lie among what was signed.
     work = Path(tempfile.mkdtemp(dir=config.run, prefix=f"criu-{verb}-"))
-    command = [*config.criu, verb, "-D", str(folder), "-W", str(work), "-o", "log", "-v1", "--manage-cgroups=ignore", "--ext-unix-sk", *options]
+    command = [
+        *config.criu,
+        verb,
+        "-D",
+        str(folder),
+        "-W",
+        str(work),
+        "-o",
+        "log",
+        "-v1",
+        "--manage-cgroups=ignore",
+        "--ext-unix-sk",
+        *options,
+    ]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False, close_fds=True

@@ -5,6 +5,7 @@ The node hashes it together with what only it knows (bundle, layer, environment,
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -27,6 +28,7 @@ def facts(config: Config) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def criu_version(config: Config) -> str | None:
     """What `criu --version` says, None where there is no CRIU that runs."""
     if not config.criu:
@@ -35,6 +37,7 @@ def criu_version(config: Config) -> str | None:
     return done.stdout.decode().split("\n")[0].removeprefix("Version: ").strip() if done.returncode == 0 else None
 
 
+@functools.cache
 def _cpu() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("flags", "Features")):

@@ -7,6 +7,7 @@ run on an older one keep theirs. /usr itself is not copied: it is mounted read-o
 from __future__ import annotations
 
 import compileall
+import functools
 import hashlib
 import os
 import py_compile
@@ -49,8 +50,12 @@ def host(config: Config) -> str:
     return name
 
 
+@functools.cache
 def guest(config: Config) -> str:
-    """The folder below the store that holds /opt/quilt: init, filter, guest, cloudpickle, and the SDK."""
+    """The folder below the store that holds /opt/quilt: init, filter, guest, cloudpickle, and the SDK.
+
+    Looked at once in a spawner's life, so that the node and all of its containers speak of the same guest.
+    """
     sources = {
         "guest/_quilt_guest": config.repo / "runtime" / "guest",
         "guest/cloudpickle": config.cloudpickle,

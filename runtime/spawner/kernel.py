@@ -116,7 +116,12 @@ def mount_setattr(tree: int, attributes: int, userns: int = 0, recursive: bool =
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _check(
         _libc.syscall(
-            ctypes.c_long(_SYS_MOUNT_SETATTR), tree, b"", flags, ctypes.byref(attr), ctypes.c_size_t(ctypes.sizeof(attr))
+            ctypes.c_long(_SYS_MOUNT_SETATTR),
+            tree,
+            b"",
+            flags,
+            ctypes.byref(attr),
+            ctypes.c_size_t(ctypes.sizeof(attr)),
         ),
         "mount_setattr",
     )

@@ -6,6 +6,7 @@ where the builder may not look. Bytecode is compiled: it makes a boot two to thr
 
 from __future__ import annotations
 
+import functools
 import os
 import selectors
 import shutil
@@ -26,7 +27,9 @@ LIMITS = Limits(memory_mb=4096, cpu_percent=400, pids=512)
 _PASS_ON = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 
 
-def build(config: Config, groups: Cgroups, tenant: str, layer: str, requirements: list[str], say: Callable[[str], None]) -> int:
+def build(
+    config: Config, groups: Cgroups, tenant: str, layer: str, requirements: list[str], say: Callable[[str], None]
+) -> int:
     """Build `layer` of `requirements`; its size in bytes. Idempotent; raises Refused (build) with the resolver's own words."""
     target = config.layer(tenant, layer)
     with tenants.locked(config.state / "locks" / f"{layer}.lock"):
@@ -130,7 +133,10 @@ def _explain(words: str, code: int) -> str:
     return words or f"uv ended with {code}"
 
 
+@functools.cache
 def version(config: Config) -> str:
     """The minor version of the image's Python, such as 3.11."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return subprocess.run([config.python, "-I", "-S", "-c", code], check=True, capture_output=True).stdout.decode().strip()
+    return (
+        subprocess.run([config.python, "-I", "-S", "-c", code], check=True, capture_output=True).stdout.decode().strip()
+    )

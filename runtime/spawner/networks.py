@@ -36,14 +36,20 @@ class Networks:
         self.reason: str | None = None
 
     def prepare(self) -> None:
-        """Make the bridge and the rules. Leaves `reason` where this machine can't."""
+        """Make the bridge and the rules. Leaves `reason` where this machine can't.
+
+        A bridge that is there is our last spawner's, which was killed: containers that run on are connected to it.
+        """
         for kind in KINDS:
             (self.folder / kind).mkdir(parents=True, exist_ok=True)
         try:
-            self.teardown()
-            self.subnet = _free_subnet(int(self.tag, 16))
-            gateway = f"{self.subnet[1]}/{self.subnet.prefixlen}"
-            _ip(f"link add {self.bridge} type bridge", f"addr add {gateway} dev {self.bridge}", f"link set {self.bridge} up")
+            self.subnet = _subnet_of(self.bridge)
+            if self.subnet is None:
+                self.teardown()
+                self.subnet = _free_subnet(int(self.tag, 16))
+                gateway = f"{self.subnet[1]}/{self.subnet.prefixlen}"
+                _ip(f"link add {self.bridge} type bridge", f"addr add {gateway} dev {self.bridge}",
+                    f"link set {self.bridge} up")  # fmt: skip
             for device in (self.bridge, *_uplinks()):
                 Path(f"/proc/sys/net/ipv4/conf/{device}/forwarding").write_text("1")
             Path(f"/proc/sys/net/ipv6/conf/{self.bridge}/disable_ipv6").write_text("1")
@@ -56,8 +62,12 @@ class Networks:
 
     def _rules(self) -> str:
         allowed = nameservers()
-        dns = "".join(f"iifname {self.bridge} ip daddr {s} meta l4proto {{ tcp, udp }} th dport 53 accept\n" for s in allowed)
-        return f"""table inet {self.table} {{
+        dns = "".join(
+            f"iifname {self.bridge} ip daddr {s} meta l4proto {{ tcp, udp }} th dport 53 accept\n" for s in allowed
+        )
+        return f"""table inet {self.table}
+delete table inet {self.table}
+table inet {self.table} {{
 set host {{
 type ipv4_addr
 elements = {{ {", ".join(_host_addresses())} }}
@@ -80,7 +90,10 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
 
     def teardown(self) -> None:
         """Remove bridge and rules of this platform. Idempotent."""
-        if subprocess.run(["nft", "list", "table", "inet", self.table], capture_output=True, check=False).returncode == 0:
+        if (
+            subprocess.run(["nft", "list", "table", "inet", self.table], capture_output=True, check=False).returncode
+            == 0
+        ):
             _nft(f"delete table inet {self.table}")
         # A namespace's own end goes only when the kernel gets round to it; the end on this side takes it along at once.
         for link in (*Path("/sys/class/net").glob(f"q{self.tag}*"), Path("/sys/class/net") / self.bridge):
@@ -215,6 +228,17 @@ def _host_addresses() -> list[str]:
         for info in infos if isinstance(infos, list) else []:
             found.append(str(info["local"]))
     return list(dict.fromkeys([*found, "127.0.0.1"]))
+
+
+def _subnet_of(bridge: str) -> ipaddress.IPv4Network | None:
+    if not Path(f"/sys/class/net/{bridge}").exists():
+        return None
+    for link in _json("-4", "addr", "show", "dev", bridge):
+        infos = link.get("addr_info")
+        for info in infos if isinstance(infos, list) else []:
+            network = ipaddress.ip_network(f"{info['local']}/{info['prefixlen']}", strict=False)
+            return network if isinstance(network, ipaddress.IPv4Network) else None
+    return None
 
 
 def _free_subnet(seed: int) -> ipaddress.IPv4Network:

@@ -88,9 +88,7 @@ class Operations:
             usr = tenants.views(self.config, base)[1]
             furnished = time.monotonic()
             images = self.config.snapshot(snp) / "images"
-            pid = self._in_child(
-                lambda: checkpoint.restore(self.config, images, root, usr, network, self.groups, ctr)
-            )
+            pid = self._in_child(lambda: checkpoint.restore(self.config, images, root, usr, network, self.groups, ctr))
             restored = time.monotonic()
             answer, out = self._started(ctr, pid, base, 10.0)
             answer["ms"] = {"furnish": (furnished - begun) * 1e3, "criu": (restored - furnished) * 1e3}
@@ -118,7 +116,11 @@ class Operations:
                 ["cp", "-a", "--reflink=auto", str(self.config.container(ctr) / "upper"), str(temporary / "upper")],
                 check=True, stdin=subprocess.DEVNULL, capture_output=True,
             )  # fmt: skip
-            about = {"lowers": meta["lowers"], "facts": facts.facts(self.config), "dump": bool(message.get("dump", True))}
+            about = {
+                "lowers": meta["lowers"],
+                "facts": facts.facts(self.config),
+                "dump": bool(message.get("dump", True)),
+            }
             size = snapshots.finish(self.config, snp, temporary, about)
         except subprocess.CalledProcessError as error:
             raise Refused(f"the writable layer could not be copied: {error.stderr.decode()}", "failed") from None
@@ -207,7 +209,9 @@ class Operations:
         """{tenant, bundle}, [archive] → {}."""
         if len(fds) != 1:
             raise Refused("unpack takes one descriptor")
-        bundles.unpack(self.config, checked("tenant", message.get("tenant")), checked("bundle", message.get("bundle")), fds[0])
+        bundles.unpack(
+            self.config, checked("tenant", message.get("tenant")), checked("bundle", message.get("bundle")), fds[0]
+        )
         return {}, []
 
     def layer(self, message: Message, fds: list[int]) -> Answer:
@@ -267,7 +271,10 @@ class Operations:
             raise Refused("label must be a text of at most 300 characters")
         folder = self.config.container(ctr)
         folder.mkdir(parents=True)
-        write_json(folder / "meta.json", {"lowers": lowers.to_json(), "snapshot": snapshot, "label": label, "pid": 0, "started": ""})
+        write_json(
+            folder / "meta.json",
+            {"lowers": lowers.to_json(), "snapshot": snapshot, "label": label, "pid": 0, "started": ""},
+        )
         self.groups.make(ctr, limits)
         return self.networks.take(kind)
 
@@ -316,15 +323,25 @@ class Operations:
         with os.fdopen(read) as said:
             text = said.read()
         os.waitpid(pid, 0)
-        result: dict[str, Any] = json.loads(text) if text else {"error": "the spawner's helper was killed", "kind": "failed", "details": {}}
+        result: dict[str, Any] = (
+            json.loads(text) if text else {"error": "the spawner's helper was killed", "kind": "failed", "details": {}}
+        )
         if "error" in result:
             raise Refused(result["error"], result["kind"], result["details"])
         return result["value"]
 
 
-def sweep(config: Config, groups: Cgroups) -> None:
-    """At the spawner's start: end every instance (its node went with us or will fork it anew) and what is half made."""
-    kept = set()
+def kits_there(config: Config) -> set[str]:
+    folder = config.state / "kits"
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
+    """End and remove what is half made, and every kit but those in `keep`, with the instances in them.
+
+    At the spawner's start every kit is kept: a node that lives on says which are its own when it connects again.
+    """
+    kept = set(keep)
     folder = config.state / "containers"
     for path in folder.iterdir() if folder.exists() else []:
         try:
@@ -340,7 +357,7 @@ def sweep(config: Config, groups: Cgroups) -> None:
     for folder in (config.state / "kits", config.state / "snapshots", *(config.store / "bundles").glob("*"),
                    *(config.store / "layers").glob("*"), config.store / "images", config.store / "guest"):  # fmt: skip
         for path in folder.iterdir() if folder.exists() else []:
-            if path.name.startswith(".") or folder.name == "kits":
+            if path.name.startswith(".") or (folder.name == "kits" and path.name not in keep):
                 _remove(path)
 
 
@@ -363,7 +380,9 @@ def _limits(message: Message) -> Limits:
 
 
 def _is_requirement(line: object) -> bool:
-    return isinstance(line, str) and 0 < len(line) <= 256 and line[0] not in "-#" and not any(c in line for c in "\r\n\0")
+    return (
+        isinstance(line, str) and 0 < len(line) <= 256 and line[0] not in "-#" and not any(c in line for c in "\r\n\0")
+    )
 
 
 def _remove(path: Path) -> None:
@@ -402,4 +421,3 @@ TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
     "about": Operations.about,
     "facts": Operations.facts,
 }
-

@@ -17,9 +17,7 @@ from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.images import GUEST
 from runtime.spawner.protocol import Refused
 
-NAMESPACES = (
-    kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
-)
+NAMESPACES = kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
 TEMPLATE_ADDRESS = "\0quilt-template"
 """Abstract, so it is the network namespace's, needs no folder, and CRIU restores it without one."""
 
@@ -39,7 +37,9 @@ ENVIRONMENT = {
 }
 
 
-def boot(root: Path, base: int, network: int, groups: Cgroups, group: str, command: Sequence[str], keep_caps: bool) -> int:
+def boot(
+    root: Path, base: int, network: int, groups: Cgroups, group: str, command: Sequence[str], keep_caps: bool
+) -> int:
     """Start init in a new sandbox on `root`; the pid of init, as this machine counts. The caller has a private mount namespace.
 
     Raises Refused (kind failed) when any step inside fails, with that step's words; nothing runs then.

@@ -80,7 +80,7 @@ class Server:
             os.waitpid(pid, 0)
         self.requests.clear()
         # Waited for, so that nothing which the next node makes is taken for what the last one left.
-        os.waitpid(self._child(lambda: operations.sweep(self.config, self.groups)), 0)
+        os.waitpid(self._child(lambda: operations.sweep(self.config, self.groups, set())), 0)
 
     def _serve(self, poll: select.poll) -> None:
         assert self.node is not None
@@ -95,10 +95,22 @@ class Server:
             self._drop(poll)
             return
         node = self.node
+        if message.get("op") == "keep":
+            self._keep(node, message)
+            return
         self.requests.add(self._child(lambda: answer(self.config, self.groups, self.networks, node, message, fds)))
         protocol.close(fds)
         if message.get("op") in NETWORK_USERS:
             self._refill()
+
+    def _keep(self, node: socket.socket, message: dict[str, Any]) -> None:
+        """{kits: [ids]} → {}: a node's first words. Every other kit goes, before this node can ask for new ones."""
+        kits = message.get("kits")
+        if isinstance(kits, list):
+            names = {kit for kit in kits if isinstance(kit, str)}
+            os.waitpid(self._child(lambda: operations.sweep(self.config, self.groups, names)), 0)
+        protocol.send(node, {"id": message.get("id"), "ok": isinstance(kits, list), "error": "kits must be a list",
+                             "kind": "refused"})  # fmt: skip
 
     def _refill(self) -> None:
         if self.refill is None:
@@ -154,5 +166,11 @@ def answer(
         reply = {"id": number, "ok": False, "error": str(error), "kind": error.kind, "details": error.details}
     except Exception as error:
         traceback.print_exc()
-        reply = {"id": number, "ok": False, "error": f"{type(error).__name__}: {error}", "kind": "failed", "details": {}}
+        reply = {
+            "id": number,
+            "ok": False,
+            "error": f"{type(error).__name__}: {error}",
+            "kind": "failed",
+            "details": {},
+        }
     protocol.send(node, reply, out)
