@@ -1,6 +1,6 @@
-"""Settings from the environment: one frozen object, read once by each process, documented in docs/reference/settings.md.
+"""Settings from the environment: one frozen object, read once by each process, told in docs/reference/settings.md.
 
-Not here: limits of a single function (`quilt_fn.model.function`). Standard library only: the CLI reads it on every call.
+Not here: limits of a single function (`quilt_fn.model.function`). Standard library only: the CLI reads it each time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ class Settings:
     """Each field `x_y` is set by QUILT_X_Y. Units are in the names."""
 
     state_dir: str = "/var/lib/quilt"
+    """Everything that outlives a restart. A folder of root's own on ext4, xfs or btrfs; it names the platform."""
     run_dir: str = ""
-    """Sockets and private mounts; by default /run/quilt/<12 hex of the state folder's path>, so platforms never share one."""
+    """Sockets and private mounts; by default a folder in /run/quilt named by the state folder, so none is shared."""
     host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 for every one of the machine."""
     port: int = 8420
+    """The port to listen on."""
     redis_url: str = ""
     """A Redis of your own; empty: `quilt up` starts a private one with an append-only file in the state folder."""
     api_key: str = ""
@@ -32,6 +35,7 @@ class Settings:
     user: str = "quilt"
     """The unprivileged user of the node process and of the private redis-server."""
     max_body_mb: int = 32
+    """A request with a larger body is answered 413."""
     template_memory_mb: int = 2048
     """Live templates are kept within this budget, least recently used first out; 0 keeps none (starts are restores)."""
     kits_per_template: int = 4
@@ -39,7 +43,9 @@ class Settings:
     netns_pool: int = 4
     """Network namespaces made ahead for boots and restores."""
     records_per_function: int = 1000
+    """The records of the last so many invocations of a function are kept."""
     records_days: float = 7.0
+    """Records older than this are dropped."""
     log_file_mb: int = 8
     """Output of a function beyond what its records hold is kept in up to four files of this size."""
     public_metrics: bool = False
@@ -53,11 +59,11 @@ class Settings:
     def base_url(self) -> str:
         """The URL a client uses."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
-        return self.url or f"http://{host}:{self.port}"
+        return self.url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def platform(self) -> str:
-        """12 hex of the state folder's real path: names this platform's cgroups, bridge and run folder on the machine."""
+        """12 hex of the state folder's real path; names the platform's cgroups, bridge and run folder here."""
         return hashlib.sha256(os.path.realpath(self.state_dir).encode()).hexdigest()[:12]
 
     @property

@@ -71,7 +71,7 @@ def unit_text(settings: Settings, environ: Mapping[str, str], python: str) -> st
 
 
 def quoted(word: str) -> str:
-    """`word` for a unit file, where %, quotes and backslashes mean something (systemd.syntax(7)). Raises InvalidValue."""
+    """`word` for a unit file, where some characters mean something (systemd.syntax(7)). Raises InvalidValue."""
     if "\n" in word:
         raise InvalidValue(f"a service cannot have a setting of several lines: {word.partition('=')[0]}")
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
