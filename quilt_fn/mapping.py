@@ -56,7 +56,7 @@ async def bounded(
                 fetching = None
                 if found:
                     running.append(asyncio.create_task(one(item)))
-            for task in [task for task in running if task in finished]:
+            for task in [task for task in running if task in finished]:  # in the order in which they began
                 running.remove(task)
                 error = task.exception()
                 if error is None:
@@ -66,9 +66,9 @@ async def bounded(
                 else:
                     raise error
     finally:
-        left = [*running, fetching] if fetching is not None else list(running)
-        for task in left:
-            task.cancel()
+        left: list[asyncio.Task[Any]] = [*running, *([fetching] if fetching is not None else [])]
+        for unfinished in left:
+            unfinished.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
 

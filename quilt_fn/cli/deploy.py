@@ -1,4 +1,4 @@
-"""`quilt deploy`: a file with an App, or a plain handler in a file or folder. The URLs go to stdout, progress to stderr.
+"""`quilt deploy`: a file with an App, or a plain handler in a file or folder. URLs go to stdout, progress to stderr.
 
 Not here: packing and the steps of a deploy (`quilt_fn.deploying`), loading a user's file (`user_app`).
 """
@@ -128,7 +128,7 @@ def plan_of(path: Path, given: dict[str, Any]) -> Plan:
     from quilt_fn.function import default_name
 
     fields: dict[str, Any] = options.api_fields(
-        {name: value for name, value in given.items() if name in options.API_FIELDS},  # type: ignore[typeddict-item, arg-type]
+        {name: value for name, value in given.items() if name in options.API_FIELDS},  # type: ignore[arg-type]
         Path.cwd(),
     )
     fields["name"] = given.get("name") or default_name(None, path.resolve().stem)

@@ -58,19 +58,20 @@ def get(name: str, as_json: bool) -> None:
 
 
 def _facts(record: FunctionRecord) -> list[tuple[str, object]]:
+    taken = record.snapshot
     facts: list[tuple[str, object]] = [
         ("id", record.id),
         ("state", record.state + (f": {record.error_message}" if record.error_message else "")),
         ("version", f"{record.current_version} current, {record.version} newest"),
         ("handler", record.handler),
-        ("limits", f"{record.memory_limit_mb} MB, {record.cpu_limit_percent} % of a core, {record.timeout_seconds:g} s"),
+        ("limits", f"{record.memory_limit_mb} MB, {record.cpu_limit_percent} % of a core, {record.timeout_seconds:g}s"),
         ("instances", f"{record.min_instances} to {record.max_instances}, {record.buffer_instances} in reserve"),
         ("requirements", ", ".join(record.requirements) or None),
         ("environment", ", ".join(f"{name}={value}" for name, value in record.environment.items()) or None),
         ("secrets", ", ".join(record.secrets) or None),
         ("auth, network", f"{record.auth}, {record.network}"),
         ("build", ", ".join(f"{stage} {ms:,.0f} ms" for stage, ms in record.build.items()) or None),
-        ("snapshot", " ".join(filter(None, (record.snapshot.state, output.size(record.snapshot.size_bytes), record.snapshot.reason)))),
+        ("snapshot", " ".join(filter(None, (taken.state, output.size(taken.size_bytes), taken.reason)))),
     ]  # fmt: skip
     for way in record.start_paths:
         facts.append((f"start by {way.kind}", "yes" if way.available else f"no: {way.reason}"))

@@ -76,7 +76,7 @@ def print_result(result: Any) -> None:
         if sys.stdout.isatty():
             click.echo(f"({len(octets)} bytes; redirect stdout to keep them)", err=True)
         else:
-            click.get_binary_stream("stdout").write(octets)
+            sys.stdout.buffer.write(octets)
     elif isinstance(result, str):
         click.echo(result)
     else:

@@ -45,7 +45,7 @@ def _plain(value: object) -> object:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table on stdout, or the sentence `empty` on stderr where there are no rows. Columns named with `>` are right-aligned."""
+    """A table on stdout, or the sentence `empty` on stderr for no rows. A column named with `>` is right-aligned."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""Commands that are programs of other rooms: up, down, status, doctor, service, bench. This process becomes that program.
+"""Commands that are programs of other rooms: up, down, status, doctor, service, bench. This process becomes those.
 
 Not here: what they do and which options they take; all of a command's arguments are handed on as they are.
 """
