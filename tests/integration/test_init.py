@@ -165,8 +165,8 @@ def test_the_ring_is_found_by_who_comes_while_it_is_busy(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [([], 2), (["nonsense"], 2), (["container", "true"], 2), (["container", "--"], 2),
-     (["container", "--", "true"], 125), (["filter"], 2), (["filter", "loose"], 2), (["instance"], 2), (["instance", "x"], 2)],
+    [([], 2), (["nonsense"], 2), (["container", "true"], 2), (["container", "--"], 2), (["filter"], 2),
+     (["filter", "loose"], 2), (["instance"], 2), (["instance", "x"], 2), (["container", "--", "true"], 125)],
 )  # fmt: skip
 def test_wrong_use_is_said(arguments: list[str], code: int) -> None:
     ran = subprocess.run([program(), *arguments], capture_output=True, text=True)

@@ -70,8 +70,8 @@ REFUSED = [
     "chroot", "ptrace", "bpf", "keyctl", "add_key", "request_key", "userfaultfd", "perf_event_open", "kexec_load",
     "init_module", "finit_module", "delete_module", "reboot", "swapon", "open_by_handle_at", "process_vm_readv",
     "process_vm_writev", "kcmp", "clock_settime", "acct", "quotactl", "quotactl_fd", "syslog", "fanotify_init",
-    "fsopen", "fsconfig", "fsmount", "fspick", "open_tree", "open_tree_attr", "mount_setattr", "pidfd_getfd", "io_uring_setup",
-    "io_uring_enter", "io_uring_register",
+    "fsopen", "fsconfig", "fsmount", "fspick", "open_tree", "open_tree_attr", "mount_setattr", "pidfd_getfd",
+    "io_uring_setup", "io_uring_enter", "io_uring_register",
 ]  # fmt: skip
 
 

@@ -173,3 +173,25 @@ def test_reopened_files_have_a_position_of_their_own() -> None:
         os.lseek(other, 9, os.SEEK_SET)
         assert os.lseek(fd, 0, os.SEEK_CUR) == 5
         os.close(other)
+
+
+def test_a_fork_gives_the_loop_wake_up_sockets_of_its_own() -> None:
+    source = """
+import asyncio, os
+from runtime.guest import loop
+async def woken():
+    return await asyncio.to_thread(lambda: 7)
+loop.run(woken())
+loop.get().run_until_complete(loop.get().shutdown_default_executor())
+loop.get()._executor_shutdown_called = False
+inode = lambda: {os.fstat(fd).st_ino for fd in loop.get().descriptors()}
+before = inode()
+pid = os.fork()
+if pid == 0:
+    os._exit(loop.run(woken()) if not inode() & before else 1)
+assert os.waitpid(pid, 0)[1] == 7 << 8
+assert inode() == before
+loop.close()
+"""
+    ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
