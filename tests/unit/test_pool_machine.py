@@ -33,7 +33,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.turns: list[Waiter] = []
 
     @initialize(
-        low=st.integers(0, 3), extra=st.integers(1, 4), buffer=st.integers(0, 2), max_queue=st.integers(0, 5),
+        low=st.integers(0, 2), extra=st.integers(1, 3), buffer=st.integers(0, 2), max_queue=st.integers(0, 5),
         count=st.none() | st.integers(1, 3), one_shot=st.booleans(),
     )  # fmt: skip
     def begin(self, low: int, extra: int, buffer: int, max_queue: int, count: int | None, one_shot: bool) -> None:
@@ -71,6 +71,9 @@ class PoolMachine(RuleBasedStateMachine):
                 assert isinstance(error, InvocationTimeout | StartFailed | Unavailable)
 
     @rule(timeout_s=st.sampled_from([0.05, 1.0, 30.0]))
+    def one_arrives(self, timeout_s: float) -> None:
+        self.arrive(timeout_s)
+
     def arrive(self, timeout_s: float) -> None:
         def acquire() -> Slot | Waiter | None:
             slot = self.pool.take()
@@ -86,6 +89,11 @@ class PoolMachine(RuleBasedStateMachine):
         got = self.on_loop(acquire)
         if isinstance(got, Slot):
             self.running.append(got)
+
+    @rule(count=st.integers(2, 6), timeout_s=st.sampled_from([1.0, 30.0]))
+    def many_arrive(self, count: int, timeout_s: float) -> None:
+        for _ in range(count):
+            self.arrive(timeout_s)
 
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 100), run_s=st.sampled_from([0.001, 0.1, 3.0]), dies=st.booleans())
