@@ -177,13 +177,16 @@ def test_reopened_files_have_a_position_of_their_own() -> None:
 
 def test_a_fork_gives_the_loop_wake_up_sockets_of_its_own() -> None:
     source = """
-import asyncio, os
+import asyncio, os, threading
 from runtime.guest import loop
 async def woken():
-    return await asyncio.to_thread(lambda: 7)
+    future = asyncio.get_running_loop().create_future()
+    thread = threading.Thread(target=loop.get().call_soon_threadsafe, args=(future.set_result, 7))
+    thread.start()
+    answer = await future
+    thread.join()
+    return answer
 loop.run(woken())
-loop.get().run_until_complete(loop.get().shutdown_default_executor())
-loop.get()._executor_shutdown_called = False
 inode = lambda: {os.fstat(fd).st_ino for fd in loop.get().descriptors()}
 before = inode()
 pid = os.fork()
