@@ -123,7 +123,10 @@ class NodeRuntime:
         }
 
     async def keep_only(self, specs: list[VersionSpec]) -> list[str]:
-        """Adopt the templates of `specs`; end every other container, and delete every other snapshot."""
+        """Adopt the templates of `specs`; end every other container, and delete what else is stored.
+
+        Bundles are unpacked again, and layers built again, by a build of a version that needs them.
+        """
         wanted = {spec.key: self._version(spec) for spec in specs}
         ended: list[str] = []
         answer, _ = await self.spawner.request("containers")
@@ -139,6 +142,13 @@ class NodeRuntime:
         for snapshot in stored["snapshots"]:
             if snapshot not in snapshots:
                 await self.spawner.request("forget", snapshot=snapshot)
+        for kind, used in (
+            ("bundle", {(v.spec.tenant_id, v.spec.bundle_id) for v in wanted.values()}),
+            ("layer", {(v.spec.tenant_id, v.layer) for v in wanted.values()}),
+        ):
+            for tenant, name in stored[f"{kind}s"]:
+                if (tenant, name) not in used:
+                    await self.spawner.request("forget", tenant=tenant, **{kind: name})
         for version in wanted.values():
             await version.look()
         return ended

@@ -37,6 +37,7 @@ def main() -> int:
         print(f"quilt spawner: cgroup controllers missing: {', '.join(missing)}; see `quilt doctor`", file=sys.stderr)
         return 1
     operations.sweep(config, groups, operations.kits_there(config))
+    operations.collect(config)
     networks = Networks(config)
     networks.prepare()
     if networks.reason:

@@ -85,7 +85,7 @@ def guest(config: Config) -> str:
 
 
 def _python_files(folder: Path) -> Iterable[Path]:
-    return sorted(p for p in folder.rglob("*.py") if "__pycache__" not in p.parts)
+    return sorted(p for p in folder.rglob("*.py") if not {"__pycache__", "cli"} & set(p.parts))
 
 
 def _make_once(config: Config, name: str, make: object) -> None:

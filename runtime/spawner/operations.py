@@ -20,6 +20,7 @@ from runtime.spawner import (
     bundles,
     checkpoint,
     facts,
+    images,
     kernel,
     layers,
     roots,
@@ -35,6 +36,8 @@ from runtime.spawner.protocol import Refused
 Message = dict[str, Any]
 Answer = tuple[Message, list[int]]
 KITS_AT_ONCE = 16
+PAGE = 200
+"""Of each kind in one answer, which has to fit a message; what is left over goes at the node's next start."""
 
 
 class Operations:
@@ -77,6 +80,8 @@ class Operations:
             raise Refused(f"container {ctr} is there already")
         about = snapshots.manifest(self.config, snp)
         lowers = roots.Lowers.from_json(about["lowers"])
+        if about["facts"] != facts.facts(self.config):
+            raise Refused(f"snapshot {snp} was taken on a machine or by a platform that was different", "failed")
         snapshots.verify(self.config, snp, about["files"])
         begun = time.monotonic()
         try:
@@ -240,10 +245,12 @@ class Operations:
         return {}, []
 
     def stored(self, message: Message, fds: list[int]) -> Answer:
-        """→ {snapshots: [ids]}: what could be restored, signed and for this machine as it is now."""
-        folder = self.config.state / "snapshots"
-        found = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.exists() else []
-        return {"snapshots": found}, []
+        """→ {snapshots: [ids], bundles: [[tenant, id]], layers: [[tenant, id]]}: what is kept on disk, at most 200 of each."""
+        store = self.config.store
+        snapshots_there = [p.name for p in (self.config.state / "snapshots").glob("snp_*")][:PAGE]
+        bundles_there = [[p.parent.name, p.name] for p in (store / "bundles").glob("*/[0-9a-f]*")][:PAGE]
+        layers_there = [[p.parent.name, p.name] for p in (store / "layers").glob("*/lyr_*")][:PAGE]
+        return {"snapshots": snapshots_there, "bundles": bundles_there, "layers": layers_there}, []
 
     def about(self, message: Message, fds: list[int]) -> Answer:
         """{snapshot} → {size_bytes, taken_at, dump}."""
@@ -358,6 +365,20 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
                    *(config.store / "layers").glob("*"), config.store / "images", config.store / "guest"):  # fmt: skip
         for path in folder.iterdir() if folder.exists() else []:
             if path.name.startswith(".") or (folder.name == "kits" and path.name not in keep):
+                _remove(path)
+
+
+def collect(config: Config) -> None:
+    """At the spawner's start: remove images and guests that nothing stands on any more."""
+    used = {images.host(config), images.guest(config)}
+    for pattern in ("containers/*/meta.json", "snapshots/*/manifest.json"):
+        for path in config.state.glob(pattern):
+            raw = json.loads(path.read_text())
+            lowers = raw.get("manifest", raw)["lowers"]
+            used |= {lowers["image"], lowers["guest"]}
+    for kind in ("images", "guest"):
+        for path in (config.store / kind).iterdir():
+            if f"{kind}/{path.name}" not in used:
                 _remove(path)
 
 

@@ -155,10 +155,18 @@ def connect(pid: int, address: str, uid: int, timeout_s: float) -> socket.socket
             pause = min(pause * 1.5, 0.01)
     os.close(watch)
     peer = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if peer[1] != uid:
+    if peer[1] != uid or not _same_namespace(peer[0], pid):
+        # Instances share the network and the user; they are in pid namespaces of their own.
         sock.close()
-        raise Refused("another user listens at the template's address", "failed")
+        raise Refused("something else than the template listens at its address", "failed")
     return sock
+
+
+def _same_namespace(one: int, other: int) -> bool:
+    try:
+        return Path(f"/proc/{one}/ns/pid").readlink() == Path(f"/proc/{other}/ns/pid").readlink()
+    except OSError:
+        return False
 
 
 def alive(pidfd: int) -> bool:
