@@ -68,7 +68,10 @@ ROUTES: tuple[Route, ...] = (
         token=True,
     ),
     Route("GET", FUNCTION + "/pool", functions.pool, "the function's pool"),
-    Route("POST", FUNCTION + "/template/drop", functions.drop_template, "`{dropped}`; the next start is a restore, with `?snapshot=true` a boot"),
+    Route(
+        "POST", FUNCTION + "/template/drop", functions.drop_template,
+        "`{dropped}`; the next start is a restore, with `?snapshot=true` a boot",
+    ),
     Route(
         "POST", "/api/elasticity/functions/{function_id}/pool-target", functions.pool_target,
         "the pool; body `{min_instances, max_instances}`, header `X-Tenant-Id` needed",

@@ -147,7 +147,7 @@ def event(request: web.BaseRequest, content_type: str | None, body: bytes, *, as
     if not body:
         if as_sent:
             return "none", b""  # the guest takes the event from the request's query
-        return "json", orjson.dumps(dict(request.query)) if "?" in request.raw_path else b"{}"
+        return "json", orjson.dumps(dict(request.query.items())) if "?" in request.raw_path else b"{}"
     media = content_type.partition(";")[0].strip().lower() if content_type else ""
     if media == "application/json" or media.endswith("+json"):
         try:

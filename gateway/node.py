@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 
 from gateway import logs
-from gateway.server import listening
+from gateway.server import bind, listening
 from pool.api import Platform
 from pool.platform import Platform as RealPlatform
 from quilt_fn.errors import QuiltError
@@ -65,11 +65,15 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with real_platform(settings) as platform, listening(platform, settings) as here:
-        log.info("listening on %s", here.url)
-        say_ready()
-        await stop.wait()
-        log.info("stopping: running requests get %g s", settings.shutdown_seconds)
+    sock = bind(settings)
+    try:
+        async with real_platform(settings) as platform, listening(platform, settings, sock) as here:
+            log.info("listening on %s", here.url)
+            say_ready()
+            await stop.wait()
+            log.info("stopping: running requests get %g s", settings.shutdown_seconds)
+    finally:
+        sock.close()
     log.info("stopped")
 
 

@@ -6,6 +6,7 @@ Not here: what is served (`gateway.app`), nor who makes the platform (`gateway.n
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,12 +34,35 @@ class Listening:
         return f"http://{host}:{self.port}"
 
 
+def bind(settings: Settings) -> socket.socket:
+    """A socket bound to settings.host:port that does not listen yet, so that a port in use is known early.
+
+    Of a name with several addresses the first IPv4 one. Raises Conflict where the port is in use, InvalidValue where
+    the address can't be had.
+    """
+    try:
+        found = socket.getaddrinfo(
+            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as exc:
+        raise _cannot_listen(exc, settings) from exc
+    return sock
+
+
 @asynccontextmanager
-async def listening(platform: Platform, settings: Settings) -> AsyncIterator[Listening]:
-    """Serve `platform` on settings.host:port while the block runs.
+async def listening(platform: Platform, settings: Settings, sock: socket.socket) -> AsyncIterator[Listening]:
+    """Serve `platform` on `sock` (see `bind`; closed at the end) while the block runs.
 
     At its end: no new connection, idle ones are closed, running requests get settings.shutdown_seconds, streams that
-    only follow are ended. Raises Conflict where the port is in use, InvalidValue where the address can't be had.
+    only follow are ended.
     """
     app = build(platform, settings)
     runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=settings.shutdown_seconds)
@@ -47,15 +71,12 @@ async def listening(platform: Platform, settings: Settings) -> AsyncIterator[Lis
         server = runner.server
         assert isinstance(server, web.Server)
         put_before_router(server, app[INVOKER])
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
-        try:
-            await site.start()
-        except OSError as exc:
-            raise _cannot_listen(exc, settings) from exc
-        host, port = runner.addresses[0][:2]
+        await web.SockSite(runner, sock, backlog=BACKLOG).start()
+        host, port = sock.getsockname()[:2]
         yield Listening(host, port)
     finally:
         await runner.cleanup()
+        sock.close()
 
 
 def _cannot_listen(exc: OSError, settings: Settings) -> Conflict | InvalidValue:

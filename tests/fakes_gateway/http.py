@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from gateway.server import listening
+from gateway.server import bind, listening
 from pool.api import Platform
 from quilt_fn.settings import Settings
 from tests.fakes_gateway.platform import KEY
@@ -56,8 +56,9 @@ class Http:
 @asynccontextmanager
 async def serving(platform: Platform, **settings: Any) -> AsyncIterator[Http]:
     """A gateway on a free port, and its client."""
+    values = Settings(port=0, shutdown_seconds=1.0, **settings)
     async with (
-        listening(platform, Settings(port=0, shutdown_seconds=1.0, **settings)) as here,
+        listening(platform, values, bind(values)) as here,
         aiohttp.ClientSession(skip_auto_headers={"Content-Type"}) as session,
     ):
         yield Http(session, here.url)

@@ -13,7 +13,8 @@ import orjson
 import pytest
 
 from gateway.logs import JsonLines, mask
-from quilt_fn.errors import BuildFailed, RegistryUnavailable
+from gateway.server import bind
+from quilt_fn.errors import BuildFailed, Conflict, InvalidValue, RegistryUnavailable
 from quilt_fn.settings import Settings
 from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY, OTHER_KEY, FakePlatform
@@ -324,11 +325,12 @@ def test_log_lines_are_json_with_credentials_masked_in_every_part() -> None:
     assert "abc" not in out.getvalue()
 
 
-async def test_a_port_in_use_is_one_clear_error(http: Http, platform: FakePlatform) -> None:
-    from gateway.server import listening
-    from quilt_fn.errors import Conflict
-
+async def test_a_port_in_use_is_one_clear_error(http: Http) -> None:
     port = int(http.url.rpartition(":")[2])
     with pytest.raises(Conflict, match=f"127.0.0.1:{port} is in use"):
-        async with listening(platform, Settings(port=port)):
-            pass
+        bind(Settings(port=port))
+
+
+def test_an_address_that_is_not_ours_is_one_clear_error() -> None:
+    with pytest.raises(InvalidValue, match=r"cannot listen on 192\.0\.2\.1:1"):
+        bind(Settings(host="192.0.2.1", port=1))

@@ -1,0 +1,139 @@
+"""Writes docs/reference/http-api.md and errors.md from the routes and the exception tree: `python -m gateway.docs`.
+
+A unit test compares what is written with what this makes, so the pages cannot drift. Not here: how-to pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gateway.app import ROUTES, Route
+from quilt_fn.errors import EXIT_CODE, HTTP_STATUS, QuiltError, all_errors
+
+HTTP_API = """\
+# HTTP API
+
+*Written by `python -m gateway.docs`: change the code, not this page.*
+
+## Everywhere
+
+- The key goes into `X-Api-Key`, or `Authorization: Bearer …`. 401 without one, 403 with a wrong one; another tenant's
+  things are 404. Routes marked *token* also take `?token=`, for clients that cannot set headers.
+- Every response carries `X-Request-Id`: the caller's own where it is at most 128 letters, digits and `._:/+=@-`.
+- Every error has one body, listed in [errors](errors.md). 429 and 503 carry `Retry-After`.
+- `Idempotency-Key` (1 to 255 printable ASCII characters) on `POST /api/functions`, `/api/bundles` and `/api/keys`: a
+  replay within 24 hours is answered as the first was, with `Idempotency-Replayed: true`; the same key with another body
+  is 422. Failures are not kept. Keys are held in memory, the last 10,000 of them, and do not survive a restart.
+- Lists take `limit` (at most 1,000; 100 where it is absent) and `cursor`, newest first.
+- Bodies are at most `QUILT_MAX_BODY_MB`, bundles included.
+
+## Routes
+
+| method | path | answer |
+|---|---|---|
+{routes}
+
+`ANY /fn/<name>` and `/fn/<name>/<path>` are the functions themselves:
+
+## The HTTP endpoint of a function
+
+What the handler gets, by the request's body:
+
+| body | event |
+|---|---|
+| none | the query as a dict; of a name that comes twice the last value |
+| `application/json`, `…+json` | the parsed value; 400 where it is not JSON, before anything starts |
+| `text/*` | the text, decoded by its charset; 400 where it is not |
+| anything else | the parsed value where it is JSON, the text where it is UTF-8, else base64 (below) |
+| `application/vnd.quilt.call` | a call of the SDK; needs a key of the function's own tenant, also where it is public |
+
+Base64 comes as Lambda's `{{"isBase64Encoded": true, "body": text, "content_type": text}}`.
+
+A handler with a context, or a whole ASGI or WSGI app, finds the body unchanged in its request, with the path below the
+function and all headers but the platform's own (`X-Api-Key`, `X-Quilt-*`, an `Authorization` that holds a key of ours).
+Other bearer tokens belong to a public function's own users and are passed on.
+
+`X-Quilt-Timeout-S` lowers the function's time limit for one request. A client that leaves does not cancel its
+invocation; it ends a stream, and the instance is free again.
+
+What comes back: JSON, text (`text/plain; charset=utf-8`) or octets; headers and status of the handler's own win, but
+`X-Quilt-*`, `X-Request-Id`, `Server-Timing`, `Content-Length` and hop-by-hop headers are the platform's. A header with
+a line break or a status that HTTP does not know is a `HANDLER_ERROR`. A generator is sent chunk by chunk; where it
+fails before its first chunk the answer is an error, after that the connection is cut before the end.
+
+| header | |
+|---|---|
+| `X-Quilt-Invocation-Id` | names the invocation's record |
+| `X-Quilt-Start` | `warm`, `fork`, `restore` or `boot` |
+| `Server-Timing` | `queue`, `start` and `run` in milliseconds (not on streams) |
+
+A failure is an error body; `details` has `type`, `message`, `invocation_id`, at 504 `limit` (`timeout_seconds`,
+`X-Quilt-Timeout-S` or `queue`), and with a key of the function's tenant `traceback`. A call of the SDK that raised is
+answered with the pickled exception (`application/vnd.quilt.exception`), the error's code in `X-Quilt-Error-Code` and
+the error body, shortened to fit, as base64 in `X-Quilt-Error`.
+
+## Lines of a deploy
+
+With `Accept: application/x-ndjson` a deploy answers line by line: `{{"event": "progress", stage, text, done, ms}}`, and
+at the end `{{"event": "done", "function": record}}` or `{{"event": "error", …the error body}}`. A client that
+leaves does not stop it.
+"""
+
+ERRORS = """\
+# Errors
+
+*Written by `python -m gateway.docs`: change the code, not this page.*
+
+Every error that Quilt answers is a JSON object with these six fields:
+
+    {{"error": text, "error_code": "FUNCTION_NOT_FOUND", "request_id": text, "details": object | null,
+     "retry_after": seconds | null, "hint": text | null}}
+
+A 422 about fields names each in `details.fields`: `{{"field", "expected", "got"}}`; values of `secrets` and
+`environment` are never repeated. The SDK raises the exception of the same name again; the CLI exits with the code in
+the last column.
+
+| error_code | exception | HTTP | retry | CLI |
+|---|---|---|---|---|
+{errors}
+"""
+
+
+def http_api() -> str:
+    return HTTP_API.format(routes="\n".join(_route(route) for route in ROUTES))
+
+
+def _route(route: Route) -> str:
+    marks = [mark for mark, is_so in (("*public*", route.public), ("*token*", route.token)) if is_so]
+    return f"| {route.method} | `{route.path.replace('{', '<').replace('}', '>')}` | {' '.join([*marks, route.says])} |"
+
+
+def errors() -> str:
+    return ERRORS.format(errors="\n".join(_errors()))
+
+
+def _errors() -> Iterator[str]:
+    for code, cls in sorted(all_errors().items()):
+        yield (
+            f"| `{code}` | `{cls.__name__}` | {_nearest(cls, HTTP_STATUS)} | {'yes' if cls.retryable else 'no'} "
+            f"| {_nearest(cls, EXIT_CODE)} |"
+        )
+
+
+def _nearest(cls: type[QuiltError], table: dict[type[QuiltError], int]) -> int:
+    return next(table[ancestor] for ancestor in cls.__mro__ if ancestor in table)
+
+
+PAGES = {"http-api.md": http_api, "errors.md": errors}
+
+
+def main() -> None:
+    folder = Path(__file__).parent.parent / "docs" / "reference"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, make in PAGES.items():
+        (folder / name).write_text(make())
+
+
+if __name__ == "__main__":
+    main()
