@@ -55,7 +55,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
     if not shown:
         click.echo(empty, err=True)
         return
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         drawn.add_column(
             column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
@@ -64,7 +64,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
         drawn.add_row(*(Text(cell) for cell in row))
     # Into a file or a pipe a table is as wide as it needs to be: nothing may be folded that a program will cut apart.
     console = Console() if sys.stdout.isatty() else Console(width=4096)
-    console.print(drawn, end="")
+    console.print(drawn)
 
 
 def ago(iso: str | None) -> str | None:

@@ -34,6 +34,7 @@ def _handing_on(name: str, module: str, *first: str) -> click.Command:
         help=COMMANDS[name].help + " `--help` lists its options.",
         short_help=COMMANDS[name].help,
         add_help_option=False,
+        options_metavar="",
         context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     )
 

@@ -33,7 +33,7 @@ def page() -> str:
         *(f"| {code} | {_MEANINGS[code]} |" for code in sorted({0, 130, *EXIT_CODE.values()})),
         "",
     ]
-    with click.Context(quilt, info_name="quilt") as ctx:
+    with quilt.make_context("quilt", ["up"]) as ctx:
         for name in COMMANDS:
             command = quilt.get_command(ctx, name)
             assert command is not None
@@ -43,18 +43,20 @@ def page() -> str:
 
 def _section(parent: click.Context, name: str, command: click.Command, depth: int) -> list[str]:
     with click.Context(command, info_name=name, parent=parent) as ctx:
-        lines = [f"{'#' * depth} `{ctx.command_path}`", "", (command.help or "").replace("\n\n", "\n\n").strip(), ""]
+        lines = [f"{'#' * depth} `{ctx.command_path}`", "", (command.help or "").strip(), ""]
         if isinstance(command, click.Group):
             for sub in command.list_commands(ctx):
                 inner = command.get_command(ctx, sub)
                 assert inner is not None
                 lines += _section(ctx, sub, inner, depth + 1)
             return lines
-        lines += ["```", " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)]), "```", ""]
+        lines += ["```", " ".join(filter(None, [ctx.command_path, *command.collect_usage_pieces(ctx)])), "```", ""]
         options = [
             record
             for parameter in command.get_params(ctx)
-            if (record := parameter.get_help_record(ctx)) is not None and "--help" not in record[0]
+            if isinstance(parameter, click.Option)
+            and (record := parameter.get_help_record(ctx)) is not None
+            and "--help" not in record[0]
         ]
         if options:
             lines += ["| option | |", "|---|---|"]

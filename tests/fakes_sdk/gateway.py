@@ -31,9 +31,9 @@ from aiohttp import web
 
 from quilt_fn import remote
 from quilt_fn.errors import (
-    FunctionNotFound,
-    FunctionNotDeployed,
     Forbidden,
+    FunctionNotDeployed,
+    FunctionNotFound,
     HandlerError,
     NameTaken,
     NotFound,

@@ -1,4 +1,4 @@
-"""What an instance does with a pickled call, in a process of its own: python guest.py BUNDLE_FOLDER HANDLER, call on stdin.
+"""What an instance does with a pickled call, in a process of its own: guest.py BUNDLE_FOLDER HANDLER, call on stdin.
 
 Not here: sandboxes. The answer on stdout is one byte (R or E), then a pickle; for E a JSON line with type, message and
 traceback comes first.

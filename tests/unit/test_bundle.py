@@ -126,7 +126,9 @@ def test_too_large_names_the_limit_and_the_largest_files(tmp_path: Path) -> None
     assert caught.value.details is not None and caught.value.details["limit_bytes"] == 1000
 
 
-@given(st.dictionaries(st.text("abcdé/ ", min_size=1).filter(lambda n: n.strip("/ ") == n and "//" not in n), st.binary()))
+@given(
+    st.dictionaries(st.text("abcdé/ ", min_size=1).filter(lambda n: n.strip("/ ") == n and "//" not in n), st.binary())
+)
 def test_what_is_packed_comes_out(files: dict[str, bytes]) -> None:
     if not files:
         return

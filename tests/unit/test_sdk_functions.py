@@ -152,7 +152,7 @@ def test_the_remote_exception_is_raised_again_with_its_traceback(user: ModuleTyp
         user.fails.remote(7)
     assert caught.value.code == 7
     cause = caught.value.__cause__
-    assert isinstance(cause, RemoteTraceback) and 'raise Special(code)' in str(cause)
+    assert isinstance(cause, RemoteTraceback) and "raise Special(code)" in str(cause)
     assert isinstance(cause.error, HandlerError) and cause.error.details is not None
     assert cause.error.details["type"] == "Special"
 

@@ -40,7 +40,10 @@ def test_help_imports_no_command() -> None:
     code = "from quilt_fn.cli.main import run\nassert run(['--help']) == 0"
     loaded = modules_after(code)
     assert not loaded.intersection(set(HEAVY) - {"click"})
-    assert not {name for name in loaded if name.startswith("quilt_fn.cli.")} - {"quilt_fn.cli.main", "quilt_fn.cli.lazy"}
+    assert not {name for name in loaded if name.startswith("quilt_fn.cli.")} - {
+        "quilt_fn.cli.main",
+        "quilt_fn.cli.lazy",
+    }
 
 
 def test_all_names_are_there() -> None:

@@ -24,7 +24,7 @@ def test_a_misspelt_option_names_the_right_one() -> None:
         app.function(memory=5)(print)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="do you mean 'timeout_s'"):
         app.function(timeout_seconds=5)(print)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="no option 'xyz'$"):
+    with pytest.raises(TypeError, match=r"no option 'xyz'$"):
         app.function(xyz=5)(print)  # type: ignore[call-arg]
 
 
@@ -34,7 +34,7 @@ def test_only_functions_can_be_decorated() -> None:
 
 
 def test_names() -> None:
-    def Make_Thumb_2(event: object) -> object:  # noqa: N802
+    def Make_Thumb_2(event: object) -> object:
         return event
 
     assert App().function(Make_Thumb_2).name == "make-thumb-2"

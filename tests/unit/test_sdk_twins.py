@@ -114,10 +114,14 @@ class Calls:
     def __init__(self) -> None:
         self.gates: dict[int, asyncio.Event] = {}
         self.now = self.most = 0
+        self.full = asyncio.Event()
+        self.full_at = 0
 
     async def held(self, item: int) -> int:
         self.now += 1
         self.most = max(self.most, self.now)
+        if self.now == self.full_at:
+            self.full.set()
         try:
             await self.gates.setdefault(item, asyncio.Event()).wait()
         finally:
@@ -139,9 +143,9 @@ async def collect(calls: Calls, items: object, **how: object) -> list[object]:
 async def test_map_keeps_the_order_and_the_bound() -> None:
     calls = Calls()
     items = [n for n in range(20) if n != 13]
+    calls.full_at = 3
     task = asyncio.create_task(collect(calls, items, limit=3))
-    while calls.now < 3:
-        await asyncio.sleep(0)
+    await calls.full.wait()
     calls.open(*reversed(items))
     assert await task == items
     assert calls.most == 3

@@ -1,0 +1,394 @@
+"""The command line against a fake gateway: what goes to stdout and stderr, and the exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quilt_fn.cli import main as cli
+from quilt_fn.cli import platform, reference
+from quilt_fn.errors import BuildFailed, Conflict, LimitReached
+from tests.fakes_sdk.gateway import KEY, ROOT, FakeGateway
+
+HANDLER = "def handler(event, context):\n    return event\n"
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeGateway]:
+    monkeypatch.setattr("quilt_fn.client.RETRY_PAUSES_S", ())
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with FakeGateway() as running:
+        monkeypatch.setenv("QUILT_URL", running.url)
+        monkeypatch.setenv("QUILT_API_KEY", KEY)
+        monkeypatch.chdir(tmp_path)
+        yield running
+        from quilt_fn import twins
+
+        twins.background.stop()
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def quilt(gateway: FakeGateway, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str) -> Result:
+        code = 0
+        try:
+            code = cli.run(arguments)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+def archive_of(gateway: FakeGateway, name: str) -> list[str]:
+    function = next(f for f in gateway.functions.values() if f["name"] == name)
+    with tarfile.open(fileobj=io.BytesIO(gateway.bundles[function["bundle_id"]]), mode="r:gz") as archive:
+        return archive.getnames()
+
+
+def the_function(gateway: FakeGateway) -> dict[str, Any]:
+    (function,) = gateway.functions.values()
+    return function
+
+
+# --- help ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_of_commands_says_what_the_commands_say() -> None:
+    with cli.quilt.make_context("quilt", ["up"]) as ctx:
+        for name, where in cli.COMMANDS.items():
+            command = cli.quilt.get_command(ctx, name)
+            assert command is not None and command.name == name
+            assert command.short_help == where.help
+            assert (command.help or "").startswith(where.help)
+
+
+def test_the_reference_page_is_what_the_commands_say() -> None:
+    page = ROOT / "docs" / "reference" / "cli.md"
+    assert page.read_text() == reference.page(), "run: python -m quilt_fn.cli.reference > docs/reference/cli.md"
+
+
+def test_help_version_and_no_command(quilt: Any) -> None:
+    assert quilt("--help").code == 0 and quilt("deploy", "-h").code == 0
+    assert quilt("--version").out.startswith("quilt 0.")
+    assert quilt().code == 2
+    assert "No such command" in quilt("fly").err
+
+
+@pytest.mark.parametrize("command", [["deploy"], ["invoke"], ["functions", "get"], ["logs", "f", "--limit", "0"]])
+def test_usage_errors_exit_2(quilt: Any, command: list[str]) -> None:
+    assert quilt(*command).code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "first"),
+    [
+        ("up", "runtime.supervisor", ["up"]),
+        ("down", "runtime.supervisor", ["down"]),
+        ("status", "runtime.supervisor", ["status"]),
+        ("doctor", "runtime.doctor", []),
+        ("service", "runtime.service", []),
+        ("bench", "benchmarks.bench", []),
+    ],
+)
+def test_programs_of_other_rooms_take_over(
+    quilt: Any, monkeypatch: pytest.MonkeyPatch, command: str, module: str, first: list[str]
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(platform.os, "execv", lambda _program, argv: seen.append(argv))
+    quilt(command, "--json", "--help", "-x", "install")
+    assert seen == [[sys.executable, "-P", "-m", module, *first, "--json", "--help", "-x", "install"]]
+
+
+# --- deploy -------------------------------------------------------------------------------------------------------
+
+
+def test_deploy_a_folder_with_all_options(quilt: Any, gateway: FakeGateway, tmp_path: Path) -> None:
+    folder = tmp_path / "my_fn"
+    folder.mkdir()
+    (folder / "handler.py").write_text(HANDLER)
+    (folder / "requirements.txt").write_text("six\n")
+    (tmp_path / "other.txt").write_text("numpy\n")
+    result = quilt(
+        "deploy", "my_fn", "--memory-mb", "512", "--cpu-percent", "50", "--timeout", "5", "--min", "1", "--max", "3",
+        "--buffer", "2", "--public", "--env", "A=b=c", "--secret", "S=t", "--network", "none", "--warmup", "[1]",
+        "--before-snapshot", "handler:x", "--before-snapshot", "handler:y",
+    )  # fmt: skip
+    assert (result.code, result.out) == (0, f"{gateway.url}/fn/my-fn\n")
+    assert [line.split()[0] for line in result.err.splitlines()] == [
+        "my-fn:", "upload", "bundle", "layer", "boot", "import", "snapshot"]  # fmt: skip
+    assert "1.5 ms" in result.err
+    f = the_function(gateway)
+    assert f["handler"] == "handler:handler" and f["requirements"] == ["six"]
+    assert (f["memory_limit_mb"], f["cpu_limit_percent"], f["timeout_seconds"]) == (512, 50, 5)
+    assert (f["min_instances"], f["max_instances"], f["buffer_instances"]) == (1, 3, 2)
+    assert (f["auth"], f["network"], f["environment"], f["secret_values"]) == (
+        "public",
+        "none",
+        {"A": "b=c"},
+        {"S": "t"},
+    )
+    assert f["warmup_event"] == [1] and f["hooks"]["before_snapshot"] == ["handler:x", "handler:y"]
+    assert archive_of(gateway, "my-fn") == ["handler.py", "requirements.txt"]
+
+    again = quilt("deploy", "my_fn", "--requirements", "other.txt", "--json")
+    assert again.json["functions"][0]["version"] == 2 and again.err == ""
+    assert the_function(gateway)["requirements"] == ["numpy"] and the_function(gateway)["memory_limit_mb"] == 256
+
+
+def test_deploy_a_file_brings_what_it_imports(quilt: Any, gateway: FakeGateway, tmp_path: Path) -> None:
+    (tmp_path / "report.py").write_text("import part, os\ndef lambda_handler(event): return part.x\n")
+    (tmp_path / "part.py").write_text("x = 1\n")
+    (tmp_path / "not_needed.py").write_text("x = 1\n")
+    assert quilt("deploy", "report.py").code == 0
+    assert the_function(gateway)["handler"] == "report:lambda_handler"
+    assert archive_of(gateway, "report") == ["part.py", "report.py"]
+
+
+def test_deploy_a_lambda_by_its_own_name(quilt: Any, gateway: FakeGateway) -> None:
+    example = str(ROOT / "examples" / "lambda")
+    assert quilt("deploy", example, "--name", "greet", "--handler", "lambda_function.lambda_handler").code == 0
+    assert the_function(gateway)["handler"] == "lambda_function.lambda_handler"
+
+
+def test_deploy_an_app_all_or_one(quilt: Any, gateway: FakeGateway) -> None:
+    path = str(ROOT / "examples" / "app" / "app.py")
+    try:
+        result = quilt("deploy", path)
+        assert result.out == f"{gateway.url}/fn/primes-count\n{gateway.url}/fn/primes-where\n", result.err
+        assert quilt("deploy", path + "::where").out == f"{gateway.url}/fn/primes-where\n"
+        absent = quilt("deploy", path + "::absent")
+        assert absent.code == 3 and "primes-count, primes-where" in absent.err
+        mixed = quilt("deploy", path, "--memory-mb", "64")
+        assert mixed.code == 2 and "--memory-mb" in mixed.err
+    finally:
+        sys.modules.pop("app", None)
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "code", "message"),
+    [
+        ({}, ["nowhere"], 2, "does not exist"),
+        ({"a.py": "x = 1"}, ["a.py"], 2, "no function named handler"),
+        ({"a.py": "def ("}, ["a.py"], 2, "is no Python file"),
+        ({"f/x.py": HANDLER, "f/y.py": HANDLER}, ["f"], 2, "name it with --handler"),
+        ({"f/x.txt": ""}, ["f"], 2, "name it with --handler"),
+        ({"a.py": HANDLER}, ["a.py::f"], 2, "names a function of an App"),
+        ({"a.py": HANDLER}, ["a.py", "--env", "NOPE"], 2, "NAME=VALUE"),
+        ({"a.py": HANDLER}, ["a.py", "--warmup", "{"], 2, "not JSON"),
+        ({"a.py": HANDLER}, ["a.py", "--memory-mb", "1"], 2, "memory_limit_mb"),
+        ({"a.py": HANDLER}, ["a.py", "--name", "Bad_Name"], 2, "name:"),
+        ({"a.py": HANDLER, "r.txt": "-e ."}, ["a.py", "--requirements", "r.txt"], 2, "r.txt, line 1"),
+        ({"quilt_it.py": "from quilt_fn import App\nApp()\n1/0"}, ["quilt_it.py"], 5, "ZeroDivisionError"),
+        ({"empty_app.py": "from quilt_fn import App\napp = App()"}, ["empty_app.py"], 3, "no function of an App"),
+        ({"json.py": "from quilt_fn import App\napp = App()"}, ["json.py"], 6, "rename the file"),
+        ({"bad-name.py": HANDLER}, ["bad-name.py"], 2, "Python identifier"),
+    ],
+)
+def test_deploys_that_cannot_be(
+    quilt: Any,
+    gateway: FakeGateway,
+    tmp_path: Path,
+    files: dict[str, str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    result = quilt("deploy", *arguments)
+    sys.modules.pop("empty_app", None)
+    assert (result.code, result.out) == (code, "") and message in result.err
+    assert not gateway.functions
+
+
+def test_a_build_that_fails_shows_its_traceback(quilt: Any, gateway: FakeGateway, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(HANDLER)
+    gateway.build_error = BuildFailed(
+        "the import failed", details={"stage": "import", "traceback": "Traceback\n  x"}, hint="h"
+    )
+    result = quilt("deploy", "a.py")
+    assert (result.code, result.out) == (5, "")
+    assert result.err.endswith("Traceback\n  x\nerror (import): the import failed\nhint: h\n")
+    error = json.loads(quilt("deploy", "a.py", "--json").err)
+    assert error["error_code"] == "BUILD_FAILED" and error["details"]["stage"] == "import"
+
+
+# --- invoke -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deployed(quilt: Any, tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(HANDLER)
+    assert quilt("deploy", "f.py").code == 0
+
+
+@pytest.mark.usefixtures("deployed")
+def test_invoke_prints_the_result_and_what_was_written(
+    quilt: Any, gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.invocation = {"stdout": "said\n", "stderr": "warned", "result": {"ü": 1}}
+    result = quilt("invoke", "f", "--data", '{"a": 1}')
+    assert (result.code, result.out, result.err) == (0, '{"ü": 1}\n', "said\nwarned\n")
+    gateway.invocation = {"result": "text"}
+    (tmp_path / "event.json").write_text("[1]")
+    assert quilt("invoke", "f", "--data", "@event.json").out == "text\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[2]"))
+    assert quilt("invoke", "f", "--data", "-", "--timeout", "3").code == 0
+    assert quilt("invoke", "f").code == 0 and quilt("invoke", "f", "--text", "--data", "[3]").code == 0
+    assert [event["payload"] for event in gateway.events] == [{"a": 1}, [1], [2], None, '"[3]"']
+    assert gateway.events[2]["timeout_seconds"] == 3
+    assert quilt("invoke", "f", "--json").json["invocation_id"] == "inv_1"
+    for data in ("{", "@absent"):
+        assert quilt("invoke", "f", "--data", data).code == 2
+
+
+@pytest.mark.usefixtures("deployed")
+def test_invoke_of_octets(gateway: FakeGateway) -> None:
+    gateway.invocation = {"result": {"isBase64Encoded": True, "body": "/9j/"}}
+    done = subprocess.run([sys.executable, "-m", "quilt_fn.cli.main", "invoke", "f"], capture_output=True, cwd=ROOT)
+    assert done.stdout == b"\xff\xd8\xff" and done.returncode == 0
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        ({"status": "failed", "error_code": "HANDLER_ERROR"}, 5),
+        ({"status": "failed", "error_code": "HANDLER_OUT_OF_MEMORY"}, 5),
+        ({"status": "failed", "error_code": "INSTANCE_DIED"}, 5),
+        ({"status": "failed"}, 5),
+        ({"status": "timeout", "error_code": "INVOCATION_TIMEOUT"}, 124),
+    ],
+)
+def test_invoke_that_failed(quilt: Any, gateway: FakeGateway, record: dict[str, Any], code: int) -> None:
+    error = {
+        "type": "ValueError",
+        "message": "boom",
+        "traceback": "Traceback (most recent call last):\nValueError: boom",
+    }
+    gateway.invocation = record | {"error": error, "error_message": "ValueError: boom", "stdout": "before\n"}
+    result = quilt("invoke", "f")
+    assert (result.code, result.out) == (code, "")
+    assert result.err.startswith("before\nTraceback") and "ValueError: boom (inv_1)" in result.err
+    as_json = quilt("invoke", "f", "--json")
+    assert as_json.code == code and as_json.json["status"] == record["status"]
+
+
+def test_exit_codes_of_the_platform_s_errors(quilt: Any, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert quilt("invoke", "absent").code == 3 and quilt("logs", "absent").code == 3
+    for error, code in ((Conflict("c"), 6), (LimitReached("l"), 6)):
+        gateway.fail_next(error)
+        assert quilt("functions", "list").code == code
+    monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_wrong")
+    assert quilt("functions", "list").code == 4
+    monkeypatch.setenv("QUILT_URL", "http://127.0.0.1:1")
+    result = quilt("functions", "list")
+    assert result.code == 1 and "hint: start one with `quilt up`" in result.err
+    monkeypatch.setenv("QUILT_PORT", "x")
+    assert quilt("functions", "list").code == 2
+
+
+def test_ctrl_c_is_130(quilt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quilt_fn.client.Client.pool_stats", interrupted)
+    assert quilt("pool").code == 130
+
+
+# --- the rest -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("deployed")
+def test_functions(quilt: Any, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = quilt("functions", "list")
+    assert listed.code == 0 and "invocations" in listed.out and "active" in listed.out
+    assert quilt("functions", "list", "--json").json["functions"][0]["name"] == "f"
+    shown = quilt("functions", "get", "f").out
+    assert "f:handler" in shown and f"{gateway.url}/fn/f" in shown
+    assert quilt("functions", "get", "f", "--json").json["name"] == "f"
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    refused = quilt("functions", "delete", "f")
+    assert refused.code == 2 and "--yes" in refused.err and gateway.functions
+    assert quilt("functions", "delete", "f", "absent", "--yes").code == 3 and gateway.functions
+    assert quilt("functions", "delete", "f", "--yes", "--json").json == {"deleted": ["fn_0"]}
+    assert not gateway.functions
+    empty = quilt("functions", "list")
+    assert (empty.code, empty.out) == (0, "") and "no functions" in empty.err
+
+
+@pytest.mark.usefixtures("deployed")
+def test_delete_asks_at_a_terminal(quilt: Any, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    assert quilt("functions", "delete", "f").code == 130 and gateway.functions
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert quilt("functions", "delete", "f").code == 0 and not gateway.functions
+
+
+@pytest.mark.usefixtures("deployed")
+def test_pool_and_keys(quilt: Any) -> None:
+    pools = quilt("pool")
+    assert pools.out.splitlines()[-1].split() == ["f", "0", "1", "0", "0", "0", "1", "0"]
+    assert quilt("pool", "--json").json["pools"][0]["ready_count"] == 1
+    assert "ins_1" in quilt("pool", "f").out and quilt("pool", "f", "--json").json["total_count"] == 1
+    assert "key_1" in quilt("keys", "list").out
+    made = quilt("keys", "create", "--name", "ci")
+    assert made.out == KEY + "\n" and "cannot be shown again" in made.err
+    assert quilt("keys", "create", "--json").json["key"] == KEY
+    assert quilt("keys", "delete", "key_1").code == 0 and quilt("keys", "delete", "key_9").code == 3
+
+
+@pytest.mark.usefixtures("deployed")
+def test_logs(quilt: Any, gateway: FakeGateway) -> None:
+    gateway.log_lines = [
+        {
+            "t": "2026-01-01T10:00:00.500Z",
+            "stream": "stdout",
+            "invocation_id": "inv_1",
+            "instance_id": "i",
+            "text": "one\n",
+        },
+        {"t": 1767261600.25, "stream": "stderr", "invocation_id": "inv_2", "instance_id": "i", "text": "two"},
+    ]
+    lines = quilt("logs", "f").out.splitlines()
+    assert [line.split()[1:] for line in lines] == [["stdout", "one"], ["stderr", "two"]]
+    assert ".500 " in lines[0] and ".250 " in lines[1]
+    only = quilt("logs", "f", "--invocation", "inv_2", "--json").out.splitlines()
+    assert [json.loads(line)["text"] for line in only] == ["two"]
+
+
+def test_a_reader_that_leaves_is_no_traceback(gateway: FakeGateway) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "quilt_fn.cli.main", "keys", "list", "--json"],
+        stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    os.close(write)
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
