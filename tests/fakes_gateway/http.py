@@ -56,7 +56,7 @@ class Http:
 @asynccontextmanager
 async def serving(platform: Platform, **settings: Any) -> AsyncIterator[Http]:
     """A gateway on a free port, and its client."""
-    values = Settings(port=0, shutdown_seconds=1.0, **settings)
+    values = Settings(**{"port": 0, "shutdown_seconds": 1.0} | settings)
     async with (
         listening(platform, values, bind(values)) as here,
         aiohttp.ClientSession(skip_auto_headers={"Content-Type"}) as session,

@@ -263,6 +263,7 @@ async def test_a_client_that_leaves_does_not_stop_a_deploy(http: Http, platform:
     async with aiohttp.ClientSession() as session:
         response = await session.post(http.url + "/api/functions/fn_hello/deploy", headers=headers)
         await response.content.readline()
+        response.close()
     platform.hold.set()
     async with asyncio.timeout(5):
         await platform.deployed.wait()
@@ -294,6 +295,7 @@ async def test_following_ends_when_the_node_goes(platform: FakePlatform) -> None
         await response.content.readline()
     async with asyncio.timeout(5):
         await platform.logs_closed.wait()
+    response.close()
     await session.close()
 
 

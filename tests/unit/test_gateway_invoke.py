@@ -498,6 +498,27 @@ async def test_shutdown_lets_what_runs_finish(platform: FakePlatform) -> None:
         await leaving
 
 
+async def test_shutdown_ends_what_will_not_finish(platform: FakePlatform) -> None:
+    came, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def endless(_call: Call) -> Outcome:
+        came.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return Outcome()
+
+    platform.add("f", endless)
+    async with aiohttp.ClientSession() as session:
+        async with serving(platform, shutdown_seconds=0.05) as http:
+            request = asyncio.create_task(session.post(http.url + "/fn/f", headers={"X-Api-Key": KEY}))
+            await came.wait()
+        assert cancelled.is_set()
+        with pytest.raises(aiohttp.ClientError):
+            await request
+
+
 # the invoke routes
 
 

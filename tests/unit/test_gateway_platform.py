@@ -1,0 +1,146 @@
+"""The gateway over the real pool, on Redis and a runtime in memory: the seams between the rooms."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import fakeredis
+import orjson
+import pytest
+
+from pool.platform import Platform
+from quilt_fn.settings import Settings
+from tests.fakes import runtime as fakes
+from tests.fakes.runtime import FakeRuntime
+from tests.fakes_gateway.http import Http, serving
+from tests.fakes_gateway.platform import KEY
+
+SPEC = {"name": "hello", "handler": "app:handler", "source": "def handler(event): return event"}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    http: Http
+    runtime: FakeRuntime
+    platform: Platform
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    runtime = FakeRuntime()
+    settings = Settings(state_dir=str(tmp_path), shutdown_seconds=0.2)
+    platform = Platform(settings, "", runtime, "node_1", redis=fakeredis.FakeAsyncRedis(), bootstrap_key=KEY)
+    await platform.start()
+    try:
+        async with serving(platform) as http:
+            yield Node(http, runtime, platform)
+    finally:
+        await platform.close()
+
+
+async def deployed(node: Node, **fields: object) -> str:
+    made = await node.http("POST", "/api/functions", json=SPEC | fields)
+    assert made.status == 201, made.body
+    function_id = str(made.json["function_id"])
+    reply = await node.http("POST", f"/api/functions/{function_id}/deploy")
+    assert (reply.status, reply.json["state"]) == (200, "active"), reply.body
+    return function_id
+
+
+async def test_from_create_to_a_warm_answer_and_its_record(node: Node) -> None:
+    function_id = await deployed(node)
+    cold = await node.http("POST", "/fn/hello", json={"a": 1})
+    warm = await node.http("POST", "/fn/hello", json={"a": 2})
+    assert (cold.json, warm.json) == ({"a": 1}, {"a": 2})
+    assert warm.headers["X-Quilt-Start"] == "warm"
+    invocation_id = warm.headers["X-Quilt-Invocation-Id"]
+    record = (await node.http("GET", f"/api/functions/{function_id}/invocations/{invocation_id}")).json
+    assert (record["status"], record["start"], record["result"]) == ("success", "warm", {"a": 2})
+    listed = (await node.http("GET", f"/api/functions/{function_id}/invocations?limit=1")).json
+    assert [each["invocation_id"] for each in listed["invocations"]] == [invocation_id]
+    assert listed["next_cursor"] is not None
+    assert (await node.http("GET", f"/api/functions/{function_id}/pool")).json["ready_count"] == 1
+    assert b"quilt_" in (await node.http("GET", "/metrics")).body
+
+
+async def test_the_record_that_invoke_answers_is_the_one_that_is_kept(node: Node) -> None:
+    function_id = await deployed(node)
+    answered = (await node.http("POST", "/api/functions/invoke/hello", json={"payload": [1]})).json
+    kept = (await node.http("GET", f"/api/functions/{function_id}/invocations/{answered['invocation_id']}")).json
+    same = answered.keys() & kept.keys() - {"started_at", "ended_at", "duration_ms", "timings"}
+    assert {name: answered[name] for name in same} == {name: kept[name] for name in same}
+    assert {"result", "status", "start", "execution_node_id", "instance_id", "version"} <= same
+
+
+async def test_a_function_that_was_not_deployed_or_is_paused(node: Node) -> None:
+    await node.http("POST", "/api/functions", json=SPEC | {"name": "new"})
+    assert (await node.http("GET", "/fn/new")).code == "FUNCTION_NOT_DEPLOYED"
+    function_id = await deployed(node)
+    assert (await node.http("POST", f"/api/functions/{function_id}/pause")).json["state"] == "paused"
+    assert (await node.http("GET", "/fn/hello")).code == "FUNCTION_PAUSED"
+    assert (await node.http("POST", "/api/functions", json=SPEC)).code == "NAME_TAKEN"
+
+
+async def test_failures_of_every_kind(node: Node) -> None:
+    await deployed(node)
+    node.runtime.handler = fakes.raises("boom")
+    assert (await node.http("GET", "/fn/hello")).code == "HANDLER_ERROR"
+    node.runtime.handler = fakes.dies
+    assert (await node.http("GET", "/fn/hello")).code == "INSTANCE_DIED"
+    node.runtime.handler = fakes.overtime
+    assert (await node.http("GET", "/fn/hello")).code == "INVOCATION_TIMEOUT"
+    node.runtime.handler = fakes.echo
+    node.runtime.fail_all_starts("no memory")
+    assert (await node.http("GET", "/fn/hello", headers={"X-Quilt-Timeout-S": "1"})).status in (503, 504)
+
+
+async def test_a_full_queue_is_429(node: Node) -> None:
+    gate = asyncio.Event()
+    node.runtime.handler = fakes.held(gate)
+    function_id = await deployed(node, max_instances=1, max_queue=1)
+    waiting = []
+    for counted in ("busy_count", "queued_count"):
+        waiting.append(asyncio.create_task(node.http("GET", "/fn/hello")))
+        async with asyncio.timeout(5):
+            while not (await node.http("GET", f"/api/functions/{function_id}/pool")).json[counted]:
+                pass
+    full = await node.http("GET", "/fn/hello")
+    assert (full.status, full.code) == (429, "QUEUE_FULL")
+    assert int(full.headers["Retry-After"]) >= 1
+    gate.set()
+    assert [reply.status for reply in await asyncio.gather(*waiting)] == [200, 200]
+
+
+async def test_a_client_that_leaves_its_stream_frees_the_instance(node: Node) -> None:
+    function_id = await deployed(node, max_instances=1)
+    node.runtime.handler = fakes.streams(*[b"x" * 65536] * 1000)
+    async with aiohttp.ClientSession() as session:
+        response = await session.get(node.http.url + "/fn/hello", headers={"X-Api-Key": KEY})
+        await response.content.readany()
+        response.close()
+    node.runtime.handler = fakes.echo
+    assert (await node.http("GET", "/fn/hello")).status == 200
+    assert (await node.http("GET", f"/api/functions/{function_id}/pool")).json["busy_count"] == 0
+
+
+async def test_a_watched_deploy_that_fails(node: Node) -> None:
+    node.runtime.fail_builds("no module named x")
+    made = await node.http("POST", "/api/functions", json=SPEC)
+    path = f"/api/functions/{made.json['function_id']}/deploy"
+    reply = await node.http("POST", path, headers={"Accept": "application/x-ndjson"})
+    events = [orjson.loads(line) for line in reply.body.splitlines()]
+    assert [event["event"] for event in events[-2:]] == ["progress", "error"]
+    assert (events[-1]["error_code"], events[-1]["details"]["stage"]) == ("BUILD_FAILED", "import")
+    assert (await node.http("GET", "/fn/hello")).code == "FUNCTION_BROKEN"
+
+
+async def test_keys_come_and_go(node: Node) -> None:
+    made = (await node.http("POST", "/api/keys", json={"name": "laptop"})).json
+    assert (await node.http("GET", "/api/functions", key=made["key"])).status == 200
+    assert (await node.http("DELETE", f"/api/keys/{made['key_id']}")).status == 204
+    assert (await node.http("GET", "/api/functions", key=made["key"])).status == 403
+    assert made["key"] not in str((await node.http("GET", "/api/keys")).json)
