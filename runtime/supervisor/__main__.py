@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 def _up(settings: Settings, wanted: argparse.Namespace, plan: Plan, program: tuple[str, ...]) -> None:
     if wanted.detach:
         body = control.detach(settings, program)
+        if body["warning"]:
+            print(f"quilt: {body['warning']}", file=sys.stderr)
         _print(wanted.json, body, _up_text(body))
     else:
         up(settings, TerminalLog(), lambda ready: _print(wanted.json, ready.as_json(), _up_text(ready.as_json())), plan)

@@ -343,8 +343,9 @@ def test_the_node_is_not_root(platform: Platform) -> None:
 
 def test_a_user_that_does_not_exist_is_said(platform: Platform) -> None:
     platform.extra = {"QUILT_USER": "nobody-of-that-name"}
-    answer = json.loads(platform.run("up", "--detach", "--json").stdout)
-    assert "no user 'nobody-of-that-name'" in answer["warning"]
+    up = platform.run("up", "--detach", "--json")
+    assert "no user 'nobody-of-that-name'" in up.stderr
+    assert "no user 'nobody-of-that-name'" in json.loads(up.stdout)["warning"]
     assert Path(f"/proc/{platform.children()['node']['pid']}").stat().st_uid == 0
 
 
