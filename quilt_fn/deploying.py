@@ -63,20 +63,20 @@ async def deploy(client: Client, plan: Plan) -> AsyncGenerator[DeployStep | Func
     Idempotent: broken off, it can be run again. Raises InvalidValue, BuildFailed, PythonMismatch, Unavailable.
     """
     spec = _labelled(client, plan)
+    existing = await _find(client, spec.name)
     begun = time.perf_counter()
     yield DeployStep("upload", f"{plan.bundle.size_bytes / 1e3:.1f} kB, {len(plan.bundle.files)} files")
     await client.put_bundle.aio(plan.bundle.data)
     yield DeployStep("upload", "uploaded", done=True, ms=(time.perf_counter() - begun) * 1e3)
-    function_id = await _create_or_update(client, spec)
+    function_id = await _create_or_update(client, spec, existing)
     async for step in client.deploy_steps.aio(function_id):
         yield step
 
 
 async def is_deployed(client: Client, plan: Plan) -> FunctionRecord | None:
     """The function's record where exactly this plan is what the platform serves; None where it has to be deployed."""
-    try:
-        record = await client.function_by_name.aio(plan.name)
-    except errors.FunctionNotFound:
+    record = await _find(client, plan.name)
+    if record is None:
         return None
     same = record.labels.get(DIGEST_LABEL) == digest(client, plan) and record.version == record.current_version
     return record if same and record.state == "active" else None
@@ -93,12 +93,17 @@ def _labelled(client: Client, plan: Plan) -> FunctionCreate:
     return spec.model_copy(update={"labels": {**spec.labels, DIGEST_LABEL: digest(client, plan)}})
 
 
-async def _create_or_update(client: Client, spec: FunctionCreate) -> str:
+async def _find(client: Client, name: str) -> FunctionRecord | None:
+    try:
+        return await client.function_by_name.aio(name)
+    except errors.FunctionNotFound:
+        return None
+
+
+async def _create_or_update(client: Client, spec: FunctionCreate, record: FunctionRecord | None) -> str:
     from quilt_fn.model.function import FunctionUpdate
 
-    try:
-        record = await client.function_by_name.aio(spec.name)
-    except errors.FunctionNotFound:
+    if record is None:
         try:
             return str((await client.create_function.aio(spec))["function_id"])
         except errors.NameTaken:  # somebody else created it just now

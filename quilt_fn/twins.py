@@ -14,6 +14,8 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from quilt_fn.remote import RemoteTraceback
+
 S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -96,16 +98,24 @@ def wait(coroutine: Coroutine[Any, Any, R]) -> R:
     future = _submit(coroutine)
     try:
         return future.result()
-    except BaseException:
+    except BaseException as error:
         future.cancel()
-        raise
+        raise _shortened(error) from error.__cause__
+
+
+def _shortened(error: BaseException) -> BaseException:
+    """An exception of the user's function without our own frames: its cause shows where it was raised."""
+    return error.with_traceback(None) if isinstance(error.__cause__, RemoteTraceback) else error
 
 
 async def _hop(coroutine: Coroutine[Any, Any, R]) -> R:
     """Await `coroutine`, run on the background loop, from whatever loop runs here."""
     if background.inside():
         return await coroutine
-    return await asyncio.wrap_future(_submit(coroutine))
+    try:
+        return await asyncio.wrap_future(_submit(coroutine))
+    except Exception as error:
+        raise _shortened(error) from error.__cause__
 
 
 async def _next(items: AsyncIterator[R]) -> tuple[bool, R | None]:

@@ -64,7 +64,7 @@ def _facts(record: FunctionRecord) -> list[tuple[str, object]]:
         ("state", record.state + (f": {record.error_message}" if record.error_message else "")),
         ("version", f"{record.current_version} current, {record.version} newest"),
         ("handler", record.handler),
-        ("limits", f"{record.memory_limit_mb} MB, {record.cpu_limit_percent} % of a core, {record.timeout_seconds:g}s"),
+        ("limits", f"{record.memory_limit_mb} MB, {record.cpu_limit_percent} % CPU, {record.timeout_seconds:g} s"),
         ("instances", f"{record.min_instances} to {record.max_instances}, {record.buffer_instances} in reserve"),
         ("requirements", ", ".join(record.requirements) or None),
         ("environment", ", ".join(f"{name}={value}" for name, value in record.environment.items()) or None),

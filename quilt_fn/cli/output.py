@@ -45,7 +45,10 @@ def _plain(value: object) -> object:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table on stdout, or the sentence `empty` on stderr for no rows. A column named with `>` is right-aligned."""
+    """A table on stdout, or the sentence `empty` on stderr for no rows. A column named with `>` is right-aligned.
+
+    Columns without names have no head.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -55,7 +58,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
     if not shown:
         click.echo(empty, err=True)
         return
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=any(columns))
     for column in columns:
         drawn.add_column(
             column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
@@ -64,7 +67,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
         drawn.add_row(*(Text(cell) for cell in row))
     # Into a file or a pipe a table is as wide as it needs to be: nothing may be folded that a program will cut apart.
     console = Console() if sys.stdout.isatty() else Console(width=4096)
-    console.print(drawn)
+    with console.capture() as captured:
+        console.print(drawn)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def ago(iso: str | None) -> str | None:
@@ -91,8 +97,9 @@ def show_error(error: QuiltError, *, as_json: bool) -> None:
         click.echo(json.dumps(body, ensure_ascii=False, default=str), err=True)
         return
     for key in ("log", "traceback"):
-        if details.get(key):
-            click.echo(str(details[key]).rstrip(), err=True)
+        text = str(details.get(key) or "").strip()
+        if text and text not in error.message:
+            click.echo(text, err=True)
     stage = f" ({details['stage']})" if details.get("stage") else ""
     click.secho("error", fg="red", bold=True, err=True, nl=False)
     click.echo(f"{stage}: {error.message}", err=True)
