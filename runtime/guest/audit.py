@@ -49,15 +49,22 @@ def undumpable(own_fds: set[int] | None = None) -> list[str]:
     return found + [f"the mapping of {path} is of a device" for path in _device_mappings()]
 
 
-def reopen_files(own_fds: set[int]) -> None:
-    """In a fork: give each file that is open for reading a position of its own. Raises OSError."""
-    for each in descriptors.opened():
-        if each.number in own_fds or each.kind != "file" or each.writable:
-            continue
-        position = os.lseek(each.number, 0, os.SEEK_CUR)
-        fresh = os.open(f"/proc/self/fd/{each.number}", os.O_RDONLY | os.O_CLOEXEC)
+def read_only_files(own_fds: set[int]) -> list[int]:
+    """The descriptors of files that are open for reading alone: a fork shares nothing of them but their position."""
+    return [
+        each.number
+        for each in descriptors.opened()
+        if each.number not in own_fds and each.kind == "file" and not each.writable
+    ]
+
+
+def reopen_files(numbers: list[int]) -> None:
+    """In a fork: give each of these files a position of its own. Raises OSError."""
+    for number in numbers:
+        position = os.lseek(number, 0, os.SEEK_CUR)
+        fresh = os.open(f"/proc/self/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
         os.lseek(fresh, position, os.SEEK_SET)
-        os.dup2(fresh, each.number, inheritable=os.get_inheritable(each.number))
+        os.dup2(fresh, number, inheritable=os.get_inheritable(number))
         os.close(fresh)
 
 

@@ -26,8 +26,9 @@ ADDRESS = "\0quilt-template"
 INIT = "/opt/quilt/quilt-init"
 CODE, LAYER, SDK = "/fn", "/opt/quilt/layer", "/opt/quilt/sdk"
 OUTPUT = "/tmp/.quilt-import"
-OUTPUT_LIMIT = 64 * 1024
+OUTPUT_LIMIT = 8 * 1024
 MESSAGE_LIMIT = 192 * 1024
+"""What a socket takes in one piece, by default. Texts are cut so that an answer fits with six bytes for each character."""
 
 
 class Template:
@@ -42,6 +43,8 @@ class Template:
         self.loaded: dict[str, Any] | None = None
         self.handler: Any = None
         self.hooks: list[Callable[[], object]] = []
+        self.files: list[int] = []
+        """Files that the import left open for reading: each fork gets positions of its own in them."""
         self.pid_namespace: int | None = None
         self.children: dict[int, tuple[int, int, str]] = {}
         """pidfd → (pid, pid of its init, instance id)"""
@@ -95,7 +98,7 @@ class Template:
             return
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            self.node.sendmsg([json.dumps(message).encode()], ancillary)
+            self.node.sendmsg([json.dumps(message, ensure_ascii=False).encode(errors="replace")], ancillary)
         except OSError:
             self._hang_up()
 
@@ -139,18 +142,19 @@ class Template:
                 self._warm_up(message["warmup"])
                 ms["warmup"] = (clock() - begun) * 1e3
         except BaseException as error:
-            return {"ok": False, "stage": stage, "type": type(error).__name__, "message": str(error)[:8000],
-                    "traceback": handler.clean_traceback(error)[-32_000:]}  # fmt: skip
+            return {"ok": False, "stage": stage, "type": type(error).__name__, "message": str(error)[:4000],
+                    "traceback": handler.clean_traceback(error)[-12_000:]}  # fmt: skip
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         own = {0, 1, 2, self.listener.fileno()} | ({self.node.fileno()} if self.node else set())
         shared = audit.audit(own)
-        undumpable = audit.undumpable()
+        undumpable = audit.undumpable(own)
+        self.files = audit.read_only_files(own)
         if shared:
             lockdown.drop_everything(self.program)
         gc.collect()
         gc.freeze()
-        return {"ok": True, "ms": ms, "shared": shared, "undumpable": undumpable,
+        return {"ok": True, "ms": ms, "shared": _cut(shared), "undumpable": _cut(undumpable),
                 "wants_request": bool(self.handler.wants_request)}  # fmt: skip
 
     def _warm_up(self, event: Any) -> None:
@@ -231,6 +235,10 @@ class Template:
             os.close(fd)
         if self.node is not None:
             os.close(self.node.detach())
+        if self.files:
+            from . import audit
+
+            audit.reopen_files(self.files)
         said = os.read(ready, 200)
         os.close(ready)
         if said != b"R":
@@ -282,6 +290,10 @@ def _end(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
+def _cut(findings: list[str]) -> list[str]:
+    return [text[:500] for text in findings[:20]]
+
+
 def _set_paths() -> None:
     sys.path.insert(0, CODE)
     sys.path.insert(1, LAYER)
@@ -295,7 +307,7 @@ def _set_paths() -> None:
 
 
 def _captured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """`work`'s answer with what it (and what it started) wrote to stdout and stderr as `output`, the last 64 KiB of it."""
+    """`work`'s answer with the end of what it (and what it started) wrote to stdout and stderr as `output`."""
     file = os.open(OUTPUT, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     for fd in (1, 2):
         os.dup2(file, fd)
