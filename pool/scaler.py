@@ -18,6 +18,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+NEGLIGIBLE_LOAD = 0.01
+"""Instances kept busy by the arrivals of late, below which none is kept for them: the average never falls to zero."""
+
 
 @dataclass(frozen=True, slots=True)
 class Idle:
@@ -124,7 +127,7 @@ def _retire(view: View, low: int, buffer: int) -> list[Retire]:
     total = view.busy + len(view.idle) + view.warming
     needed = view.busy + max(0, view.queued - view.warming)
     if not view.draining and view.run_s is not None:
-        needed = max(needed, math.ceil(view.arrivals_per_s * view.run_s - 1e-9))
+        needed = max(needed, math.ceil(view.arrivals_per_s * view.run_s - NEGLIGIBLE_LOAD))
     floor = max(low, min(needed + buffer, view.max))
     may_replace = not view.failures and not view.warming
     found: list[Retire] = []

@@ -142,8 +142,12 @@ class LiveInstance:
         self._spoil(self._reason or "it ended")
 
     def _exited(self, status: int) -> None:
+        try:
+            code = os.waitstatus_to_exitcode(status)
+        except (ValueError, OverflowError):  # a hostile template's words
+            return
         if not self._status.done():
-            self._status.set_result(status)
+            self._status.set_result(code)
 
     def _process_ended(self) -> None:
         """The kernel says that it is dead; a child of it may still hold the socket open."""
@@ -252,7 +256,7 @@ class LiveInstance:
         code: int | None = None
         try:
             async with asyncio.timeout(STATUS_WAIT_S):
-                code = os.waitstatus_to_exitcode(await asyncio.shield(self._status))
+                code = await asyncio.shield(self._status)
         except TimeoutError:
             code = None
         if kills:

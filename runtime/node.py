@@ -102,6 +102,9 @@ class NodeRuntime:
             await other.delete()
         with contextlib.suppress(SpawnerFailed):
             await self.spawner.request("forget", snapshot=version.snapshot)
+            bundle = (spec.tenant_id, spec.bundle_id)
+            if all((v.spec.tenant_id, v.spec.bundle_id) != bundle for v in self._versions.values()):
+                await self.spawner.request("forget", tenant=spec.tenant_id, bundle=spec.bundle_id)
 
     async def put_bundle(self, tenant_id: str, body: AsyncIterator[bytes]) -> tuple[str, int, bool]:
         return await self.bundles.put(tenant_id, body)

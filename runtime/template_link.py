@@ -75,7 +75,7 @@ class TemplateLink:
             message = json.loads(data)
             op, name = str(message["op"]), str(message.get("instance", ""))
             status = int(message.get("status", 0))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             op, name, status, message = "", "", 0, {}
         if op == "exited" and name in self._exits:
             self._exits.pop(name)(status)

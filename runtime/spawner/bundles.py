@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from runtime.spawner import tenants
+from runtime.spawner import tenants, trees
 from runtime.spawner.names import Config
 from runtime.spawner.protocol import Refused
 
@@ -27,7 +27,7 @@ def unpack(config: Config, tenant: str, bundle: str, archive: int) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{bundle}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    trees.remove(temporary)
     inside = temporary / "fn"
     inside.mkdir(parents=True)
     builder = tenants.base_id(config, tenant) + tenants.BUILDER
@@ -43,7 +43,7 @@ def unpack(config: Config, tenant: str, bundle: str, archive: int) -> None:
             if not target.exists():  # somebody else was quicker with the same content
                 raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        trees.remove(temporary)
 
 
 def in_jail(folder: Path, uid: int, work: Callable[[], None]) -> str:

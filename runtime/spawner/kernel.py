@@ -27,6 +27,7 @@ AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
@@ -100,11 +101,22 @@ def open_tree(path: str, flags: int, directory: int = AT_FDCWD) -> int:
     )
 
 
-def move_mount(tree: int, target: str) -> None:
-    """Attach the detached mount `tree` at `target`."""
+def move_mount(tree: int, target: str, directory: int = AT_FDCWD) -> None:
+    """Attach the detached mount `tree` at `target`. With an open `directory`, `target` is a name in it, and no link."""
+    if directory != AT_FDCWD:
+        fd = os.open(target, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            _move_mount(tree, fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+        finally:
+            os.close(fd)
+    else:
+        _move_mount(tree, directory, target, MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def _move_mount(tree: int, directory: int, target: str, flags: int) -> None:
     _check(
         _libc.syscall(
-            ctypes.c_long(_SYS_MOVE_MOUNT), tree, b"", AT_FDCWD, target.encode(), ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH)
+            ctypes.c_long(_SYS_MOVE_MOUNT), tree, b"", directory, target.encode(), ctypes.c_uint(flags)
         ),
         f"move_mount({target})",
     )

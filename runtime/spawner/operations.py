@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from runtime.spawner import (
     sandbox,
     snapshots,
     tenants,
+    trees,
 )
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.names import Config, checked, integer, write_json
@@ -130,7 +131,7 @@ class Operations:
         except subprocess.CalledProcessError as error:
             raise Refused(f"the writable layer could not be copied: {error.stderr.decode()}", "failed") from None
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            trees.remove(temporary)
         base = tenants.base_id(self.config, meta["lowers"]["tenant"])
         sock = sandbox.connect(meta["pid"], sandbox.TEMPLATE_ADDRESS, base, 5.0)
         return {"size_bytes": size, "ms": (time.monotonic() - begun) * 1e3}, [sock.detach()]
@@ -223,7 +224,8 @@ class Operations:
         """{tenant, layer, requirements: [text]} → {size_bytes}; says progress."""
         requirements = message.get("requirements")
         if not isinstance(requirements, list) or not all(_is_requirement(r) for r in requirements):
-            raise Refused("requirements must be a list of lines that are no options", "build")
+            raise Refused("requirements must be a list of lines that name packages of the index, such as `pillow>=11`: "
+                          "no options, paths, URLs or variables", "build")  # fmt: skip
         size = layers.build(self.config, self.groups, checked("tenant", message.get("tenant")),
                             checked("layer", message.get("layer")), requirements, self.say)  # fmt: skip
         return {"size_bytes": size}, []
@@ -241,7 +243,7 @@ class Operations:
         if target.exists():
             gone = target.with_name(f".gone-{target.name}-{os.getpid()}")
             target.rename(gone)
-            shutil.rmtree(gone)
+            trees.remove(gone)
         return {}, []
 
     def stored(self, message: Message, fds: list[int]) -> Answer:
@@ -400,16 +402,18 @@ def _limits(message: Message) -> Limits:
     )
 
 
+# uv runs in this machine's network and reads its files as the builder, and puts our environment in where ${NAME} stands.
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[A-Za-z0-9._,\s-]*\])?[^@/\\$\r\n\0]*")
+
+
 def _is_requirement(line: object) -> bool:
-    return (
-        isinstance(line, str) and 0 < len(line) <= 256 and line[0] not in "-#" and not any(c in line for c in "\r\n\0")
-    )
+    return isinstance(line, str) and len(line) <= 256 and _REQUIREMENT.fullmatch(line) is not None
 
 
 def _remove(path: Path) -> None:
     """Remove a folder whose contents a container may have made: links are never followed."""
     if path.exists():
-        shutil.rmtree(path)
+        trees.remove(path)
 
 
 def _started_at(pid: int) -> str:

@@ -77,8 +77,15 @@ def build(config: Config, lowers: Lowers, folder: Path, frozen: Path | None, tar
     if not with_usr:  # CRIU mounts it by itself, and can't take a root that something is mounted on
         return
     tree = kernel.open_tree(str(usr), kernel.OPEN_TREE_CLONE)
-    kernel.move_mount(tree, str(target / "usr"))
-    os.close(tree)
+    # Import code may unmount its /usr and leave a link there: it must not lead this process anywhere.
+    top = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        kernel.move_mount(tree, "usr", top)
+    except OSError as error:
+        raise Refused(f"the function's files leave no folder for /usr: {error}", "failed") from None
+    finally:
+        os.close(top)
+        os.close(tree)
 
 
 def place(config: Config, name: str) -> Path:

@@ -33,6 +33,10 @@ class Server:
         self.node: socket.socket | None = None
         self.requests: set[int] = set()
         """Children that serve a request of the node that is connected."""
+        self.takers: set[int] = set()
+        """Those of them that take a network: when one has ended, another has to be made."""
+        self.taken = False
+        """Whether a network was taken while the pool was being filled, so that it has to be looked at again."""
         self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self, listener: socket.socket) -> None:
@@ -79,6 +83,7 @@ class Server:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         self.requests.clear()
+        self.takers.clear()
         # Waited for, so that nothing which the next node makes is taken for what the last one left.
         os.waitpid(self._child(lambda: operations.sweep(self.config, self.groups, set())), 0)
 
@@ -98,9 +103,11 @@ class Server:
         if message.get("op") == "keep":
             self._keep(node, message)
             return
-        self.requests.add(self._child(lambda: answer(self.config, self.groups, self.networks, node, message, fds)))
+        pid = self._child(lambda: answer(self.config, self.groups, self.networks, node, message, fds))
+        self.requests.add(pid)
         protocol.close(fds)
         if message.get("op") in NETWORK_USERS:
+            self.takers.add(pid)
             self._refill()
 
     def _keep(self, node: socket.socket, message: dict[str, Any]) -> None:
@@ -113,6 +120,7 @@ class Server:
                              "kind": "refused"})  # fmt: skip
 
     def _refill(self) -> None:
+        self.taken = self.refill is not None
         if self.refill is None:
             self.refill = self._child(self.networks.refill)
 
@@ -144,6 +152,11 @@ class Server:
             self.requests.discard(pid)
             if pid == self.refill:
                 self.refill = None
+                if self.taken:
+                    self._refill()
+            if pid in self.takers:
+                self.takers.discard(pid)
+                self._refill()
 
 
 def answer(

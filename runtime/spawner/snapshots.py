@@ -12,11 +12,11 @@ import hmac
 import json
 import os
 import secrets
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from runtime.spawner import trees
 from runtime.spawner.names import Config, write_json
 from runtime.spawner.protocol import Refused
 
@@ -56,7 +56,7 @@ def finish(config: Config, snp: str, folder: Path, about: dict[str, Any]) -> int
     target = config.snapshot(snp)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        shutil.rmtree(target)
+        trees.remove(target)
     folder.rename(target)
     return size
 
@@ -94,4 +94,4 @@ def delete(config: Config, snp: str) -> None:
     if target.exists():
         gone = target.with_name(f".gone-{snp}-{os.getpid()}")
         target.rename(gone)
-        shutil.rmtree(gone)
+        trees.remove(gone)

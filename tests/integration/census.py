@@ -1,0 +1,112 @@
+"""What a platform has of the kernel and on disk, counted, so that a test can see that nothing was left.
+
+Not here: waiting until two counts are the same (`conftest`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from tests.integration.live import Live
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def parents() -> dict[int, int]:
+    """pid → parent of every process of the machine."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            found[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def processes(live: Live) -> set[int]:
+    """The supervisor's descendants, and whatever stands in a cgroup of the platform."""
+    assert live.process is not None
+    tree = parents()
+    found = {live.process.pid}
+    while more := {pid for pid, parent in tree.items() if parent in found} - found:
+        found |= more
+    for group in groups(live):
+        found |= {int(pid) for pid in _read(group / "cgroup.procs").split()}
+    return found
+
+
+def groups(live: Live) -> list[Path]:
+    name = f"quilt-{live.settings.platform}"
+    return [p for base in (CGROUPS / name, *CGROUPS.glob(f"*/{name}")) for p in (base, *base.glob("*")) if p.is_dir()]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _mounts(pid: int) -> Counter[str]:
+    """Mount points by their folder: the names of waiting network namespaces are made up."""
+    points = [line.split()[4] for line in _read(Path(f"/proc/{pid}/mountinfo")).splitlines()]
+    return Counter(str(Path(p).parent) + "/*" if "/netns/" in p else p for p in points)
+
+
+def _descriptors(pid: int) -> Counter[str]:
+    """Open files by kind: sockets and pipes without their numbers."""
+    found: Counter[str] = Counter()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found[str(path.readlink()).split(":")[0]] += 1
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _redis_connections(run: Path) -> int:
+    """How many there are: Redis' ends carry its address, and so does the socket that listens."""
+    return len([line for line in _read(Path("/proc/net/unix")).splitlines() if f"{run}/redis" in line]) - 1
+
+
+def take(live: Live) -> dict[str, object]:
+    """Everything that is counted. Two censuses are the same where nothing was left."""
+    run, root = live.settings.run_path, live.root_dir
+    spawner, node = live.pid("spawner"), live.pid("node")
+    names = [_read(Path(f"/proc/{pid}/comm")).strip() for pid in processes(live)]
+    tag = f"q{live.settings.platform[:8]}"
+    namespaces = set()
+    for pid in processes(live):
+        try:
+            namespaces.add(Path(f"/proc/{pid}/ns/net").readlink())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return {
+        "processes": Counter(names),
+        "mounts of the machine": Counter(m for m in _mounts(os.getpid()).elements() if str(run) in m or str(root) in m),
+        "mounts of the spawner": _mounts(spawner),
+        "mounts of the node": _mounts(node),
+        "cgroups": sorted(str(g.relative_to(CGROUPS)) for g in groups(live)),
+        "links": len(list(Path("/sys/class/net").glob(f"{tag}*"))),
+        "network namespaces": len(namespaces),
+        "sockets": Counter(
+            line.split()[-1] for line in _read(Path("/proc/net/unix")).splitlines() if f"{run}/spawner" in line
+        ),
+        "descriptors of the spawner": _descriptors(spawner),
+        # The node's connections to Redis are a bounded pool, which grows when many are needed at once.
+        "descriptors of the node": _descriptors(node) - Counter(socket=_redis_connections(run)),
+        "folders": {
+            kind: sorted(p.name for p in (root / kind).glob("*")) for kind in ("containers", "kits", "snapshots")
+        } | {"bundles": sorted(p.name for p in (root / "store" / "bundles").glob("*/*"))}
+        | {"roots": sorted(p.name for p in (run / "mnt" / "roots").glob("*"))},
+        "run folder": sorted(
+            p.name for p in run.iterdir() if p.is_dir() or p.is_socket() or p.name.startswith(("criu", "restored"))
+        ),
+        "keys": sorted(live.redis("KEYS", "*").split()),
+    }  # fmt: skip
+
+
+def difference(before: dict[str, object], after: dict[str, object]) -> dict[str, tuple[object, object]]:
+    return {name: (value, after[name]) for name, value in before.items() if value != after[name]}
