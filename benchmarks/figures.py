@@ -59,9 +59,8 @@ class Results:
 
     def add(self, suite: str, name: str, values: Sequence[float], unit: str = "ms", *, role: Role = "quilt",
             note: str = "") -> Row:  # fmt: skip
-        row = Row(
-            suite, name, role, unit, *(round(percentile(values, s), 4) for s in (0.5, 0.9, 0.99)), len(values), note
-        )
+        p50, p90, p99 = (round(percentile(values, share), 4) for share in (0.5, 0.9, 0.99))
+        row = Row(suite, name, role, unit, p50, p90, p99, len(values), note)
         self.rows.append(row)
         return row
 
@@ -79,7 +78,7 @@ class Results:
 
 
 def server_timing(text: str) -> dict[str, float]:
-    """`queue;dur=0.1, start;dur=2.5` → {"queue": 0.1, "start": 2.5}, in milliseconds; what has no duration is left out."""
+    """`queue;dur=0.1, start;dur=2.5` → {"queue": 0.1, "start": 2.5}, in ms; what has no duration is left out."""
     found = {}
     for entry in text.split(","):
         name, *parameters = (part.strip() for part in entry.split(";"))

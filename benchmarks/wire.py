@@ -38,7 +38,7 @@ class Http:
     """One connection, made at the first request and again when the other side closed it. Not for several threads."""
 
     def __init__(self, port: int, key: str | None = None) -> None:
-        self._port = port
+        self.port = port
         self._headers = {"X-Api-Key": key} if key else {}
         self._sock: socket.socket | None = None
 
@@ -58,7 +58,7 @@ class Http:
             if closed:
                 self.close()
         if self._sock is None:
-            self._sock = socket.create_connection(("127.0.0.1", self._port), TIMEOUT_S)
+            self._sock = socket.create_connection(("127.0.0.1", self.port), TIMEOUT_S)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock.settimeout(TIMEOUT_S)
 
