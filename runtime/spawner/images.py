@@ -19,7 +19,7 @@ from pathlib import Path
 from runtime.spawner.names import Config
 from runtime.spawner.tenants import locked
 
-LAYOUT = "3"
+LAYOUT = "4"
 """Part of every fingerprint: raise it when the skeleton, the mounts or the filters change."""
 
 GUEST = "/opt/quilt"

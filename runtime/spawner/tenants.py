@@ -88,7 +88,11 @@ def write_maps(pid: int, base: int) -> None:
 
 
 def views(config: Config, base: int) -> tuple[Path, Path]:
-    """(store, usr): mount points in the spawner's namespace where root's files are the tenant's root's, read-only."""
+    """(store, usr): read-only mount points in the spawner's namespace. In the store, root's files are the tenant's root's.
+
+    /usr is this machine's own, and a container gets the mount itself: there root's files stay root's, whom no container
+    has an id for, so that nothing but what everybody may do can be done with them, whatever becomes of the mount's flags.
+    """
     folder = config.mounts / f"ids-{base}"
     store, usr = folder / "store", folder / "usr"
     with locked(config.run / "mounts.lock"):
@@ -99,9 +103,11 @@ def views(config: Config, base: int) -> tuple[Path, Path]:
                 for source, target, recursive in ((config.store, store, False), (Path("/usr"), usr, False)):
                     target.mkdir(exist_ok=True)
                     tree = kernel.open_tree(str(source), kernel.OPEN_TREE_CLONE)
-                    attributes = kernel.MOUNT_ATTR_IDMAP | kernel.MOUNT_ATTR_RDONLY
-                    attributes |= kernel.MOUNT_ATTR_NOSUID | (kernel.MOUNT_ATTR_NODEV if source != config.store else 0)
-                    kernel.mount_setattr(tree, attributes, namespace, recursive)
+                    attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID
+                    if source == config.store:
+                        kernel.mount_setattr(tree, attributes | kernel.MOUNT_ATTR_IDMAP, namespace, recursive)
+                    else:
+                        kernel.mount_setattr(tree, attributes | kernel.MOUNT_ATTR_NODEV, 0, recursive)
                     kernel.move_mount(tree, str(target))
                     os.close(tree)
             finally:
