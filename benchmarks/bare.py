@@ -1,6 +1,6 @@
 """The floor of a warm request: a bare aiohttp app on uvloop that answers the body it is sent.
 
-`python -m benchmarks.bare PORT`. Not here: anything that a platform does (keys, records, metrics, a process that runs the function).
+`python -m benchmarks.bare PORT`. Not here: anything that a platform does (keys, records, metrics, instances).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """`make bench`: every suite on a private platform, results for the record in benchmarks/results/latest.{json,md,png}.
 
 `--suite NAME` runs one, `--quick` with few runs; neither is for the record: they go to build/.
-Not here: what a suite does. Exits non-zero where something could not be measured; a target that is missed is said, and is in the results.
+Not here: what a suite does. Exits
+non-zero where something could not be measured; a target that is missed is said, and is in the results.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The floor of a restore: `criu restore` alone, of the platform's own images and with its own arguments.
 
 `python -m benchmarks.floor_criu SPAWNER_CONFIG SPAWNER_PID SNAPSHOT`, as root. For each line on stdin a root is made
-(not timed), CRIU restores the tree into it (timed), the tree is killed; the milliseconds go to stdout. Not here: whatever
+(not timed), CRIU restores the tree into it (timed), the tree is killed; the milliseconds go to stdout. Not here: what
 else a restore by the platform takes (a root, a network, a connection, the fork that serves).
 """
 
@@ -40,21 +40,22 @@ def main(config: Config, spawner: int, snapshot: str) -> None:
     network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     usr = tenants.views(config, tenants.base_id(config, lowers.tenant))[1]
     groups = Cgroups(config.platform)
-    folder, root = config.state / NAME, roots.place(config, NAME)
     kept = config.snapshot(snapshot)
     groups.make(NAME, Limits(memory_mb=1024, cpu_percent=100, pids=256))
     try:
         print("ready", flush=True)
-        for _ in sys.stdin:
-            roots.build(config, lowers, folder, kept / "upper", root, with_usr=False)
+        for number, _ in enumerate(sys.stdin):
+            name = f"{NAME}-{os.getpid()}-{number}"
+            folder, root = config.state / name, roots.place(config, name)
             try:
+                roots.build(config, lowers, folder, kept / "upper", root, with_usr=False)
                 print(restored(config, kept / "images", root, usr, network, groups), flush=True)
             finally:
                 groups.kill(NAME)
                 with contextlib.suppress(ChildProcessError):
                     while os.waitpid(-1, 0):
                         pass
-                roots.remove(config, NAME)
+                roots.remove(config, name)
                 shutil.rmtree(folder)
     finally:
         groups.remove(NAME)
@@ -85,5 +86,6 @@ def restored(config: Config, images: Path, root: Path, usr: Path, network: int, 
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # It ends with its stdin, when all is taken away. Not SIG_IGN: CRIU would inherit that, and hang.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     main(Config.read(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,7 +1,7 @@
 """The floor of a fork: a plain process with the same imports that forks for each connection; the child answers over it.
 
 `python floor_fork.py LISTENING_FD LAYER MODULE…`, by the image's own Python. Not here: namespaces, a cgroup,
-a root of its own, a filter. Standard library only; each request is the number of milliseconds that the child sleeps before it answers.
+a root of its own, a filter. Standard library only; a request is the milliseconds that the child sleeps first.
 """
 
 from __future__ import annotations

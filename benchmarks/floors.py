@@ -38,6 +38,7 @@ def _process(argv: Sequence[str], pass_fds: Sequence[int] = ()) -> Iterator[subp
                 raise CallFailed(f"a floor did not start: {' '.join(argv)}")
             yield process
         finally:
+            process.stdin.close()
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(END_TIMEOUT_S)

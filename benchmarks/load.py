@@ -1,6 +1,6 @@
 """A load of some connections for some seconds, each sending its next request when the last was answered.
 
-`python -m benchmarks.load PORT PATH CONNECTIONS SECONDS` (the key in BENCH_KEY) prints `{"requests", "errors", "per_s"}`.
+`python -m benchmarks.load PORT PATH CONNECTIONS SECONDS` (key in BENCH_KEY) prints `{"requests", "errors", "per_s"}`.
 A process of its own, the same for the platform and its floor; not here: anything but counting.
 """
 
