@@ -25,6 +25,8 @@ READY_TIMEOUT_S = 30.0
 STATUS_WAIT_S = 0.5
 """How long the exit status is waited for after the instance's socket closed; it comes from its parent inside."""
 STREAM_HIGH, STREAM_LOW = 1 << 20, 1 << 18
+FRAME_COST = 256
+"""What a waiting piece of a stream counts for beside its bytes: a flood of empty ones is held back too."""
 
 End = Callable[[], Awaitable[int]]
 """Kill what runs in the instance's kit (or container) and take it away; how many of it the kernel killed for memory."""
@@ -46,6 +48,8 @@ class LiveInstance:
         self._loop = asyncio.get_running_loop()
         self._reply: asyncio.Future[frames.Frame | None] | None = None
         self._stream: asyncio.Queue[frames.Frame | None] | None = None
+        self._stream_over = True
+        """Whether its last frame came: whatever comes then, nobody asked for."""
         self._stream_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timed_out = False
@@ -122,11 +126,13 @@ class LiveInstance:
             reply, self._reply = self._reply, None
             if kind == wire.RESULT and meta.get("stream"):
                 self._stream = asyncio.Queue()
+                self._stream_over = False
             if not reply.done():
                 reply.set_result((kind, meta, body))
-        elif self._stream is not None:
-            self._stream.put_nowait((kind, meta, body))
-            self._stream_bytes += len(body)
+        elif self._stream is not None and not self._stream_over:
+            self._stream_over = kind != wire.CHUNK
+            self._stream.put_nowait((kind, {} if kind == wire.CHUNK else meta, body))
+            self._stream_bytes += len(body) + FRAME_COST
             if self._stream_bytes > STREAM_HIGH and self._protocol.transport is not None:
                 self._protocol.transport.pause_reading()
         else:
@@ -213,7 +219,7 @@ class LiveInstance:
                     break
                 kind, meta, body = frame
                 if kind == wire.CHUNK:
-                    self._stream_bytes -= len(body)
+                    self._stream_bytes -= len(body) + FRAME_COST
                     if self._stream_bytes < STREAM_LOW and self._protocol.transport is not None:
                         self._protocol.transport.resume_reading()
                     yield body

@@ -126,10 +126,11 @@ class KitStock:
         except SpawnerError as error:
             self._making -= count
             self._spawner.kits.difference_update(names)
-            for _ in range(min(count, len(self._waiters))):
+            while count and self._waiters:
                 future = self._waiters.popleft()
                 if not future.done():
                     future.set_exception(error)
+                    count -= 1
             return
         self._making -= count
         size = 2 + int(answer["doors"])

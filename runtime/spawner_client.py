@@ -139,7 +139,11 @@ class SpawnerClient:
             async with asyncio.timeout_at(deadline):
                 await self._send({"id": number, "op": op, **fields}, fds or [], number, future, progress)
                 return await future
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                protocol.close(future.result()[1])  # it came in the same turn, and nobody will see it
+            if isinstance(error, asyncio.CancelledError):
+                raise
             raise SpawnerError(f"the spawner did not answer `{op}` within {timeout_s:g} s") from None
         finally:
             self._waiting.pop(number, None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 from runtime.guest.template import MESSAGE_LIMIT
 
 FORK_TIMEOUT_S = 10.0
+MESSAGES_A_TURN = 16
 
 
 class TemplateGone(Exception):
@@ -53,7 +55,10 @@ class TemplateLink:
         self.on_gone()
 
     def _read(self) -> None:
-        while not self.gone.is_set():
+        """Some messages a turn, so that a template that floods never holds the loop."""
+        for _ in range(MESSAGES_A_TURN):
+            if self.gone.is_set():
+                return
             fds = array.array("i")
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(
@@ -80,12 +85,13 @@ class TemplateLink:
         if op == "exited" and name in self._exits:
             self._exits.pop(name)(status)
         key = f"fork {name}" if op in ("forked", "fork_failed") else op
+        if op != "forked":  # nothing else brings descriptors, and nobody would close them
+            fds = _closed(fds)
         future = self._answers.pop(key, None)
         if future is not None and not future.done():
             future.set_result((message, fds))
         else:
-            for fd in fds:
-                os.close(fd)
+            _closed(fds)
 
     async def _ask(
         self, key: str, message: dict[str, Any], fds: list[int], timeout_s: float
@@ -132,8 +138,7 @@ class TemplateLink:
             raise ForkFailed(f"the template did not fork within {FORK_TIMEOUT_S:g} s") from None
         if message.get("op") != "forked" or len(got) != 1:
             self._exits.pop(instance_id, None)
-            for fd in got:
-                os.close(fd)
+            _closed(got)
             raise ForkFailed(str(message.get("error", "the template answered with nonsense"))[:500])
         return got[0]
 
@@ -145,4 +150,11 @@ class TemplateLink:
     def leave(self) -> None:
         """Ask the template to end; its instances go on."""
         if not self.gone.is_set():
-            self._sock.sendmsg([json.dumps({"op": "leave"}).encode()])
+            with contextlib.suppress(OSError):  # one that does not read its words ends with its container
+                self._sock.sendmsg([json.dumps({"op": "leave"}).encode()])
+
+
+def _closed(fds: list[int]) -> list[int]:
+    for fd in fds:
+        os.close(fd)
+    return []

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -215,6 +216,8 @@ class Operations:
         """{tenant, bundle}, [archive] → {}."""
         if len(fds) != 1:
             raise Refused("unpack takes one descriptor")
+        if not stat.S_ISREG(os.fstat(fds[0]).st_mode):  # a pipe would hold this process for ever
+            raise Refused("unpack takes a regular file")
         bundles.unpack(
             self.config, checked("tenant", message.get("tenant")), checked("bundle", message.get("bundle")), fds[0]
         )
@@ -403,7 +406,11 @@ def _limits(message: Message) -> Limits:
 
 
 # uv runs in this machine's network and reads its files as the builder, and puts our environment in where ${NAME} stands.
-_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[A-Za-z0-9._,\s-]*\])?[^@/\\$\r\n\0]*")
+# `http:host` is a URL to it too, so a colon stands in a hash only; and a line break would begin a line of options.
+_REQUIREMENT = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*[ \t]*(\[[A-Za-z0-9._, \t-]*\])?[^@/\\$:\x00-\x08\x0a-\x1f\x7f-\xa0\u2028\u2029]*"
+    r"([ \t]--hash=[a-z0-9]+:[0-9a-f]+)*[ \t]*"
+)
 
 
 def _is_requirement(line: object) -> bool:

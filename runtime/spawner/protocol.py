@@ -54,7 +54,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
         message = json.loads(data)
         if not isinstance(message, dict):
             raise Refused("a message must be a JSON object")
-    except (ValueError, Refused) as error:
+    except (ValueError, RecursionError, Refused) as error:
         close(received)
         raise Refused(str(error)) from None
     return message, received

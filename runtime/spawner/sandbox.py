@@ -142,6 +142,7 @@ def connect(pid: int, address: str, uid: int, timeout_s: float) -> socket.socket
     pause = 0.0003
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.setblocking(False)  # a queue of connections that nobody accepts would hold this process for ever
         try:
             sock.connect(address)
             break

@@ -5,6 +5,8 @@ Only the node's user (and root) may connect. When the node's connection ends, it
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import select
 import signal
@@ -21,6 +23,7 @@ from runtime.spawner.networks import Networks
 from runtime.spawner.protocol import Refused
 
 NETWORK_USERS = ("boot", "restore")
+REQUESTS_AT_ONCE = 256
 
 
 class Server:
@@ -50,6 +53,8 @@ class Server:
         poll.register(listener, select.POLLIN)
         poll.register(self.wake_r, select.POLLIN)
         while not self.stopping:
+            if self.node is not None:  # what is over the limit waits in the socket
+                poll.modify(self.node, select.POLLIN if len(self.requests) < REQUESTS_AT_ONCE else 0)
             for fd, _ in poll.poll():
                 if fd == self.wake_r:
                     os.read(self.wake_r, 4096)
@@ -92,7 +97,7 @@ class Server:
         try:
             message, fds = protocol.receive(self.node)
         except Refused as error:
-            protocol.send(self.node, {"id": None, "ok": False, "error": str(error), "kind": error.kind, "details": {}})
+            _tell(self.node, {"id": None, "ok": False, "error": str(error), "kind": error.kind, "details": {}})
             return
         except OSError:
             message, fds = None, []
@@ -103,9 +108,14 @@ class Server:
         if message.get("op") == "keep":
             self._keep(node, message)
             return
-        pid = self._child(lambda: answer(self.config, self.groups, self.networks, node, message, fds))
+        try:
+            pid = self._child(lambda: answer(self.config, self.groups, self.networks, node, message, fds))
+        except OSError as error:  # the machine has no room for another process: that ends this request, not the platform
+            _tell(node, {"id": message.get("id"), "ok": False, "error": str(error), "kind": "failed", "details": {}})
+            return
+        finally:
+            protocol.close(fds)
         self.requests.add(pid)
-        protocol.close(fds)
         if message.get("op") in NETWORK_USERS:
             self.takers.add(pid)
             self._refill()
@@ -116,8 +126,8 @@ class Server:
         if isinstance(kits, list):
             names = {kit for kit in kits if isinstance(kit, str)}
             os.waitpid(self._child(lambda: operations.sweep(self.config, self.groups, names)), 0)
-        protocol.send(node, {"id": message.get("id"), "ok": isinstance(kits, list), "error": "kits must be a list",
-                             "kind": "refused"})  # fmt: skip
+        _tell(node, {"id": message.get("id"), "ok": isinstance(kits, list), "error": "kits must be a list",
+                     "kind": "refused"})  # fmt: skip
 
     def _refill(self) -> None:
         self.taken = self.refill is not None
@@ -157,6 +167,12 @@ class Server:
             if pid in self.takers:
                 self.takers.discard(pid)
                 self._refill()
+
+
+def _tell(node: socket.socket, message: dict[str, Any]) -> None:
+    """Words of the loop itself: a node that does not read them, or has gone, must neither hold nor end the spawner."""
+    with contextlib.suppress(OSError):
+        node.sendmsg([json.dumps(message).encode()], [], socket.MSG_DONTWAIT)
 
 
 def answer(

@@ -7,6 +7,7 @@ root could forge.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -26,11 +27,13 @@ def _key(config: Config) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        key = secrets.token_bytes(32)
-        os.write(fd, key)
-        os.close(fd)
-        return key
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.touch(0o600)
+        temporary.write_bytes(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):  # somebody else's, who was quicker: both sign with the same
+            path.hardlink_to(temporary)
+        temporary.unlink()
+        return path.read_bytes()
 
 
 def _seal(config: Config, manifest: dict[str, Any]) -> str:
@@ -42,6 +45,11 @@ def _images(folder: Path) -> list[Path]:
     return sorted((folder / "images").iterdir())
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:  # images are as large as a container's memory
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _stamp(path: Path) -> list[int]:
     found = path.lstat()
     return [found.st_ino, found.st_size, found.st_ctime_ns]
@@ -49,7 +57,7 @@ def _stamp(path: Path) -> list[int]:
 
 def finish(config: Config, snp: str, folder: Path, about: dict[str, Any]) -> int:
     """Sign the snapshot in `folder` and put it in its place; its size in bytes."""
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in _images(folder)}
+    files = {p.name: _digest(p) for p in _images(folder)}
     size = sum(p.stat().st_size for p in _images(folder))
     manifest = {"snapshot": snp, "files": files, "size_bytes": size, "taken_at": time.time(), **about}
     write_json(folder / "manifest.json", {"manifest": manifest, "seal": _seal(config, manifest)})
@@ -80,9 +88,7 @@ def verify(config: Config, snp: str, files: dict[str, str]) -> None:
     stamps = {p.name: _stamp(p) for p in _images(folder)}
     if marker.exists() and json.loads(marker.read_text()) == stamps:
         return
-    if set(stamps) != set(files) or any(
-        hashlib.sha256(p.read_bytes()).hexdigest() != files[p.name] for p in _images(folder)
-    ):
+    if set(stamps) != set(files) or any(_digest(p) != files[p.name] for p in _images(folder)):
         raise Refused(f"snapshot {snp} is not what was signed", "failed")
     write_json(marker, stamps)
 
