@@ -109,13 +109,17 @@ async def boot(spawner: SpawnerClient, spec: VersionSpec, layer: str | None, lab
     return _template(name, spawner, fds)
 
 
-async def restore(spawner: SpawnerClient, spec: VersionSpec, snapshot: str, label: str) -> Template:
-    """The template of a snapshot, live again. Raises SpawnerError."""
+async def restore(
+    spawner: SpawnerClient, spec: VersionSpec, snapshot: str, label: str, known: Loaded | None
+) -> Template:
+    """The template of a snapshot, live again; it is only asked what it holds where that is not `known`. Raises SpawnerError."""
     name = new_id("ctr")
     _, fds = await spawner.request(
         "restore", container=name, snapshot=snapshot, network=spec.network, label=label, **limits(spec)
     )
-    return await greet(_template(name, spawner, fds))
+    template = _template(name, spawner, fds)
+    template.loaded = known
+    return template if known is not None else await greet(template)
 
 
 async def adopt(spawner: SpawnerClient, container_id: str) -> Template:

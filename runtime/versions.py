@@ -219,7 +219,7 @@ class Version:
         return again
 
     async def _restore(self) -> None:
-        template = await templates.restore(self.spawner, self.spec, self.snapshot, self._label())
+        template = await templates.restore(self.spawner, self.spec, self.snapshot, self._label(), self.loaded)
         if template.loaded is None:
             await template.delete()
             raise TemplateGone("the snapshot holds no handler")
