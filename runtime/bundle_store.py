@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 
 from quilt_fn.errors import BundleInvalid, BundleNotFound, PayloadTooLarge
+from runtime.spawner.bundles import Bounded
 
 UPLOAD_LIMIT = 256 << 20
 UNPACKED_LIMIT = 1 << 30
@@ -101,8 +102,10 @@ def check(path: Path) -> None:
     """Raise BundleInvalid unless the file is a tar.gz of plain files and folders below its top."""
     total = 0
     try:
-        with tarfile.open(path, mode="r|gz") as tar:
-            for count, member in enumerate(tar):
+        with gzip.GzipFile(path) as unzipped:
+            bounded = Bounded(unzipped)
+            for count, member in enumerate(bounded.archive()):
+                bounded.header()
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
                     raise BundleInvalid(
@@ -115,5 +118,14 @@ def check(path: Path) -> None:
                 total += member.size
                 if count >= FILES_LIMIT or total > UNPACKED_LIMIT:
                     raise BundleInvalid(f"over {FILES_LIMIT} entries or {UNPACKED_LIMIT >> 20} MB unpacked")
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise BundleInvalid(f"not a tar.gz archive: {error}") from None

@@ -6,11 +6,13 @@ no sandbox. Afterwards the files are root's, so that each tenant's id map shows 
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from runtime.spawner import tenants, trees
 from runtime.spawner.names import Config
@@ -18,6 +20,7 @@ from runtime.spawner.protocol import Refused
 
 FILES_LIMIT = 50_000
 BYTES_LIMIT = 1 << 30
+HEADER_LIMIT = 1 << 20
 
 
 def unpack(config: Config, tenant: str, bundle: str, archive: int) -> None:
@@ -73,10 +76,43 @@ def in_jail(folder: Path, uid: int, work: Callable[[], None]) -> str:
     return words or "the unpacking process died" if failed else ""
 
 
+class Bounded:
+    """A gzip's contents for tarfile, which reads a header of any size into memory: no header may be over the limit."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file = file
+        self._left = HEADER_LIMIT
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._left:
+            raise tarfile.ReadError("a header of the archive is too large")
+        self._left -= size
+        return self._file.read(size)
+
+    def archive(self) -> tarfile.TarFile:
+        return tarfile.open(fileobj=cast(IO[bytes], self), mode="r:")
+
+    def content(self) -> None:
+        """What is read from now on is a file's content, which comes in pieces."""
+        self._left = BYTES_LIMIT + HEADER_LIMIT
+
+    def header(self) -> None:
+        self._left = HEADER_LIMIT
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def _extract(archive: int) -> None:
     total = 0
-    with os.fdopen(archive, "rb", closefd=False) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+    with os.fdopen(archive, "rb", closefd=False) as file, gzip.GzipFile(fileobj=file) as unzipped:
+        bounded = Bounded(unzipped)
+        tar = bounded.archive()
         for count, member in enumerate(tar):
+            bounded.header()
             if count >= FILES_LIMIT:
                 raise ValueError(f"over {FILES_LIMIT} entries")
             name = PurePosixPath(member.name)
@@ -90,6 +126,7 @@ def _extract(archive: int) -> None:
                 path.mkdir(parents=True, exist_ok=True)
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
+            bounded.content()
             source = tar.extractfile(member)
             assert source is not None
             fd = os.open(
@@ -97,6 +134,7 @@ def _extract(archive: int) -> None:
             )
             with os.fdopen(fd, "wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
+            bounded.header()
 
 
 def own_by_root(folder: Path) -> None:
