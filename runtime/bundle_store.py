@@ -111,7 +111,7 @@ def check(path: Path) -> None:
                     raise BundleInvalid(
                         f"entry {member.name!r} points outside of the bundle; pack it from within its folder"
                     )
-                if not (member.isdir() or member.isreg()):
+                if member.size < 0 or not (member.isdir() or member.isreg()):
                     raise BundleInvalid(
                         f"entry {member.name!r} is a link or a device; a bundle holds files and folders"
                     )

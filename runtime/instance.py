@@ -253,6 +253,7 @@ class LiveInstance:
 
     async def _cause_of_death(self) -> tuple[Failure, int | None]:
         """Why it ended, from what the kernel counted and what its parent saw."""
+        self._spoil("it broke the protocol")  # unless it is ending already
         assert self._closing is not None
         kills = await asyncio.shield(self._closing)
         if self._timed_out:

@@ -116,7 +116,8 @@ def _extract(archive: int) -> None:
             if count >= FILES_LIMIT:
                 raise ValueError(f"over {FILES_LIMIT} entries")
             name = PurePosixPath(member.name)
-            if name.is_absolute() or ".." in name.parts or not (member.isdir() or member.isreg()):
+            plain = member.size >= 0 and (member.isdir() or member.isreg())
+            if name.is_absolute() or ".." in name.parts or not plain:
                 raise ValueError(f"entry {member.name!r} is not a plain file or folder below the bundle")
             total += member.size
             if total > BYTES_LIMIT:
