@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             for name in wanted.suite or SUITES:
                 started = time.monotonic()
                 SUITES[name](bench)
+                bench.tidy()
                 print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
             bench.http.close()
     except (PlatformFailed, CallFailed, OSError) as error:

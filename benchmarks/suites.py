@@ -58,6 +58,8 @@ class Bench:
     http: Http
     results: Results
     quick: bool
+    functions: dict[str, Function] = field(default_factory=dict)
+    """What the running suite deployed, by name."""
 
     @property
     def runs(self) -> int:
@@ -65,9 +67,16 @@ class Bench:
 
     def deploy(self, name: str, source: str, requirements: Sequence[str] = (), **fields: Any) -> Function:
         bundle = pack({"main.py": Entry(source.encode())})
-        return deploy(
-            self.http, name, bundle, {"handler": "main:handler", "requirements": list(requirements), **fields}
-        )
+        spec = {"handler": "main:handler", "requirements": list(requirements), **fields}
+        function = self.functions[name] = deploy(self.http, name, bundle, spec)
+        return function
+
+    def tidy(self) -> None:
+        """No instance and no template of a suite is there when the next one begins."""
+        for function in self.functions.values():
+            function.to_zero()
+            function.drop()
+        self.functions.clear()
 
     def subject(self, subject: Subject) -> Function:
         return self.deploy(f"bench-{subject.name}", subject.source, subject.requirements, **ONCE, **subject.fields)
