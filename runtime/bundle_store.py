@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 
 from quilt_fn.errors import BundleInvalid, BundleNotFound, PayloadTooLarge
-from runtime.spawner.bundles import Bounded
+from runtime.spawner.bundles import HEADER_LIMIT, Bounded
 
 UPLOAD_LIMIT = 256 << 20
 UNPACKED_LIMIT = 1 << 30
@@ -118,6 +118,8 @@ def check(path: Path) -> None:
                 total += member.size
                 if count >= FILES_LIMIT or total > UNPACKED_LIMIT:
                     raise BundleInvalid(f"over {FILES_LIMIT} entries or {UNPACKED_LIMIT >> 20} MB unpacked")
+            if len(unzipped.read(HEADER_LIMIT + 1)) > HEADER_LIMIT:  # to its end, where the checksum is
+                raise BundleInvalid("there is more behind the archive's end")
     except (
         tarfile.TarError,
         OSError,
