@@ -1,0 +1,97 @@
+"""The README's commands, run as a newcomer runs them: one shell, a real platform, a home of its own.
+
+Not here: set-up itself, which made the Python that runs this test (blocks marked `by hand`). Takes root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.markdown import ROOT, blocks
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="`quilt up` needs root")
+
+END_OF_FILE = "QUILT_END_OF_FILE"
+TIMEOUT_S = 110.0
+
+
+@dataclass(slots=True)
+class Home:
+    """A user's home, and the environment that keeps a platform apart from all others."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=self.folder, env=self.environment, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=TIMEOUT_S,
+        )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    # Not pytest's own folder: the node's user must be able to enter.
+    folder = Path(tempfile.mkdtemp(prefix="quilt-readme-"))
+    folder.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QUILT_", "XDG_"))}
+    own = {
+        "HOME": str(folder),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "QUILT_STATE_DIR": str(folder / "state"),
+        "QUILT_PORT": str(free_port()),
+    }
+    home = Home(folder, {**kept, **own})
+    try:
+        yield home
+    finally:
+        home.run("quilt down || true")
+        shutil.rmtree(folder)
+
+
+def script() -> str:
+    """All blocks in their order: files are written, commands run; `BLOCK n` stands before the output of each."""
+    parts = []
+    for number, block in enumerate(blocks(ROOT / "README.md")):
+        if block.by_hand:
+            continue
+        if block.file is not None:
+            parts.append(f"cat > {block.file} <<'{END_OF_FILE}'\n{block.text}{END_OF_FILE}\n")
+        elif block.language == "sh":
+            parts.append(f"echo BLOCK {number}\n{block.text}")
+    return "\n".join(parts)
+
+
+def test_the_readme_runs(home: Home) -> None:
+    done = home.run(script())
+    said = done.stdout
+    assert done.returncode == 0, said
+
+    assert "Quilt is up at" in said
+    assert (home.folder / ".config/quilt/credentials.json").stat().st_mode & 0o777 == 0o600
+    first = re.search(r"^HTTP/1.1 200 OK\r?$.*?^X-Quilt-Start: (\w+)\r?$", said, re.MULTILINE | re.DOTALL)
+    assert first is not None and first[1] == "fork", said
+    assert re.search(r'\{"hello": ?"Ada", ?"imported_s_ago": ?[\d.]+\}', said), said
+    assert re.search(r'\{"hello": ?"Grace", ?"imported_s_ago": ?[\d.]+\}', said), said
+    assert "greeting Ada" in said
+    assert "144\n[0, 1, 4, 9, 16]\n" in said
+
+    status = home.run("quilt status")
+    assert status.returncode == 1, status.stdout
