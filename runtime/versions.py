@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from runtime.instance import LiveInstance
 from runtime.kits import KitStock
 from runtime.spawner_client import LAYER_TIMEOUT_S, SpawnerClient, SpawnerFailed
 from runtime.templates import ForkFailed, Loaded, Template, TemplateGone
+
+log = logging.getLogger("runtime.versions")
 
 GUEST_KEY = "1"
 """Raise it when the meaning of what a template loads changes without its files changing."""
@@ -151,7 +154,7 @@ class Version:
             return
         self.frozen, self.dumped = True, bool(about["dump"])
         self.size_bytes = int(about["size_bytes"]) or None
-        self.taken_at = datetime.fromtimestamp(float(about["taken_at"]), UTC).isoformat()
+        self.taken_at = datetime.fromtimestamp(float(about["taken_at"]), UTC).isoformat() if self.dumped else None
 
     async def _try_restore(self) -> bool:
         try:
@@ -232,6 +235,8 @@ class Version:
     def _restore_failed(self, error: Exception) -> None:
         self.dumped = False
         self.reasons[StartKind.RESTORE] = str(error)
+        # A boot that follows takes a new snapshot, and the reason is of the past: here it stays.
+        log.warning("%s: the restore failed: %s", self.spec.key, error)
 
     def _label(self) -> str:
         return f"{self.spec.key} {self.snapshot}"
