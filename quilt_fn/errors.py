@@ -162,7 +162,9 @@ class NotRunning(Unavailable):
 
 
 class BuildFailed(QuiltError):
-    """`details` holds `stage` (bundle, layer, boot, import, hook, warmup, snapshot) and, where there is one, `traceback` or `log`."""
+    """`details` holds `stage` (bundle, layer, boot, import, hook, warmup, snapshot) and, where there is one,
+    `traceback` or `log`.
+    """
 
     error_code = "BUILD_FAILED"
 

@@ -15,7 +15,9 @@ from quilt_fn.states import StartKind
 
 @dataclass(frozen=True, slots=True)
 class VersionSpec:
-    """Everything an immutable version is made from. `secrets` are not part of the snapshot key: they come at the fork."""
+    """Everything an immutable version is made from. `secrets` are not part of the snapshot key: they come at the
+    fork.
+    """
 
     tenant_id: str
     function_id: str
@@ -123,11 +125,12 @@ class Outcome:
 class Instance(Protocol):
     """One live copy of a version, serving one invocation at a time.
 
-    `invoke` never raises for what the function did: that is in the Outcome. It raises SpawnerError or InternalError only
-    for our own faults. After an Outcome (and its stream) is finished, `reusable` says whether it may serve again: false
-    after a timeout, a crash, an out-of-memory kill or a protocol error, and the instance is then already being ended.
-    On a dead instance `invoke` answers an Outcome with failure INSTANCE_DIED. Cancelling the task that awaits `invoke`
-    ends the instance (it can't be known what it was doing). `close` is idempotent and never raises; the reason of the first call stays.
+    `invoke` never raises for what the function did: that is in the Outcome. It raises SpawnerError or InternalError
+    only for our own faults. After an Outcome (and its stream) is finished, `reusable` says whether it may serve again:
+    false after a timeout, a crash, an out-of-memory kill or a protocol error, and the instance is then already being
+    ended. On a dead instance `invoke` answers an Outcome with failure INSTANCE_DIED. Cancelling the task that awaits
+    `invoke` ends the instance (it can't be known what it was doing). `close` is idempotent and never raises; the
+    reason of the first call stays.
     """
 
     instance_id: str
@@ -148,7 +151,9 @@ class Instance(Protocol):
         ...
 
     def memory_bytes(self) -> int | None:
-        """What its cgroup says now; None where it can't be read. Never blocks for longer than a read of one small file."""
+        """What its cgroup says now; None where it can't be read. Never blocks for longer than a read of one small
+        file.
+        """
         ...
 
 
@@ -166,7 +171,8 @@ class FunctionRuntime(Protocol):
     async def start(self, spec: VersionSpec) -> Instance:
         """A new instance by the first way that works: fork, restore, boot. Ready for INVOKE when it returns.
 
-        Where a way failed, the next is tried, and the reason is in `unavailable(spec)`. Raises StartFailed when all did.
+        Where a way failed, the next is tried, and the reason is in `unavailable(spec)`. Raises StartFailed when all
+        did.
         """
         ...
 
@@ -190,7 +196,9 @@ class FunctionRuntime(Protocol):
         ...
 
     async def put_bundle(self, tenant_id: str, body: AsyncIterator[bytes]) -> tuple[str, int, bool]:
-        """Store an uploaded tar.gz, checked: (sha256, size in bytes, whether it is new). Raises BundleInvalid, PayloadTooLarge."""
+        """Store an uploaded tar.gz, checked: (sha256, size in bytes, whether it is new). Raises BundleInvalid,
+        PayloadTooLarge.
+        """
         ...
 
     async def put_source(self, tenant_id: str, filename: str, text: str) -> str:
@@ -204,7 +212,8 @@ class FunctionRuntime(Protocol):
         ...
 
     async def keep_only(self, specs: list[VersionSpec]) -> list[str]:
-        """At start: adopt the live templates of `specs`, end and delete every container, kit and snapshot of other versions.
+        """At start: adopt the live templates of `specs`, end and delete every container, kit and snapshot of other
+        versions.
 
         Returns the ids of what was ended.
         """

@@ -1,6 +1,7 @@
 """Uploaded bundles as the node keeps them: content-addressed archives, checked before they are kept.
 
-Not here: unpacking (the spawner, in a jail). Only a tenant's own bundles are found. What `check` refuses, `_extract` refuses too.
+Not here: unpacking (the spawner, in a jail). Only a tenant's own bundles are found. What `check` refuses, `_extract`
+refuses too.
 """
 
 from __future__ import annotations

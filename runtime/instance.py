@@ -66,10 +66,12 @@ class LiveInstance:
 
     @classmethod
     async def create(
-        cls, instance_id: str, spec: VersionSpec, start: StartKind, end: End, gauge: int, fork: Callable[..., Awaitable[int]],
-        config: dict[str, Any],
+        cls, instance_id: str, spec: VersionSpec, start: StartKind, end: End, gauge: int,
+        fork: Callable[..., Awaitable[int]], config: dict[str, Any],
     ) -> LiveInstance:  # fmt: skip
-        """`fork(data, stdout, stderr, on_exit)` hands the other ends over and gives a pidfd (or -1). Raises StartFailed and what it raises."""
+        """`fork(data, stdout, stderr, on_exit)` hands the other ends over and gives a pidfd (or -1). Raises
+        StartFailed and what it raises.
+        """
         self = cls(instance_id, spec, start, end, gauge)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)

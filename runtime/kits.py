@@ -1,6 +1,7 @@
 """Kits in stock: instance roots and cgroups that the spawner made ahead, so that a fork finds them ready.
 
-Not here: what a kit is made of (the spawner). A kit stands on one snapshot's frozen layer, so there is a stock for each.
+Not here: what a kit is made of (the spawner). A kit stands on one snapshot's frozen layer, so there is a stock for
+each.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """stdout and stderr of one instance: two pipes, read as they fill, kept up to a limit for each invocation.
 
-What is over the limit is read and thrown away, so that a handler that writes a gigabyte is slowed, not blocked, and costs no memory.
+What is over the limit is read and thrown away, so that a handler that writes a gigabyte is slowed, not blocked, and
+costs no memory.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Pipe:
         return True
 
     def take(self) -> tuple[bytes, bool]:
-        """(what was written, whether more was thrown away). Reads what is in the pipe first: it was written before the result."""
+        """(what was written, whether more was thrown away). Reads what is in the pipe first: it was written before the
+        result.
+        """
         while self._fd >= 0 and not self._truncated and self._read_one():
             pass
         if not self._size and not self._truncated:

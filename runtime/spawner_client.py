@@ -1,6 +1,7 @@
 """The node's end of the spawner's socket: requests with descriptors in flight at once, answers by id, reconnection.
 
-Not here: what is asked (`versions`, `kits`, `instance`). uvloop has no transport for SOCK_SEQPACKET, so this reads by add_reader.
+Not here: what is asked (`versions`, `kits`, `instance`). uvloop has no transport for SOCK_SEQPACKET, so this reads by
+add_reader.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class SpawnerClient:
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self.kits: set[str] = set()
-        """The kits that this node holds: in stock, or with an instance in them. A new spawner is told, and ends all others."""
+        """The kits that this node holds: in stock, or with an instance in them. A new spawner is told, and ends all
+        others.
+        """
 
     async def start(self, timeout_s: float = 20.0) -> None:
         self._keeper = asyncio.create_task(self._keep(), name="spawner-connection")

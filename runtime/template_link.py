@@ -1,6 +1,7 @@
 """The node's end of a template's control socket: ask it to load, be quiet, fork; hear how its instances ended.
 
-Not here: who decides that (`versions`). The template's answers are a hostile container's words: shapes are checked, nothing is trusted.
+Not here: who decides that (`versions`). The template's answers are a hostile container's words: shapes are checked,
+nothing is trusted.
 """
 
 from __future__ import annotations
@@ -127,7 +128,9 @@ class TemplateLink:
         await asyncio.wait_for(self.gone.wait(), 5.0)
 
     async def fork(self, instance_id: str, fds: list[int], on_exit: Callable[[int], None]) -> int:
-        """A pidfd of the new instance. `on_exit(wait status)` is called once, at its end. Raises ForkFailed, TemplateGone."""
+        """A pidfd of the new instance. `on_exit(wait status)` is called once, at its end. Raises ForkFailed,
+        TemplateGone.
+        """
         self._exits[instance_id] = on_exit
         try:
             message, got = await self._ask(

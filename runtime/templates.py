@@ -112,7 +112,9 @@ async def boot(spawner: SpawnerClient, spec: VersionSpec, layer: str | None, lab
 async def restore(
     spawner: SpawnerClient, spec: VersionSpec, snapshot: str, label: str, known: Loaded | None
 ) -> Template:
-    """The template of a snapshot, live again; it is only asked what it holds where that is not `known`. Raises SpawnerError."""
+    """The template of a snapshot, live again; it is only asked what it holds where that is not `known`. Raises
+    SpawnerError.
+    """
     name = new_id("ctr")
     _, fds = await spawner.request(
         "restore", container=name, snapshot=snapshot, network=spec.network, label=label, **limits(spec)
@@ -146,7 +148,9 @@ async def greet(template: Template) -> Template:
 
 
 async def load(template: Template, spec: VersionSpec) -> Loaded:
-    """Import the handler, run hooks and warm-up. Raises BuildFailed with the traceback; the template is deleted then."""
+    """Import the handler, run hooks and warm-up. Raises BuildFailed with the traceback; the template is deleted
+    then.
+    """
     message: dict[str, Any] = {
         "handler": spec.handler,
         "environment": dict(spec.environment),

@@ -236,7 +236,9 @@ def _stream_meta(reply: Reply, kind: str) -> dict[str, Any]:
 
 
 def _await(awaitable: Any) -> Any:
-    """What `awaitable` comes to. asyncio costs 3 ms and 4 MB, TLS included, so who needs no loop does not import one."""
+    """What `awaitable` comes to. asyncio costs 3 ms and 4 MB, TLS included, so who needs no loop does not import
+    one.
+    """
     from . import loop
 
     return loop.run(awaitable)

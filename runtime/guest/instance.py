@@ -1,4 +1,5 @@
-"""One instance: reads frames from the node, runs the handler, sends what came of it. Ends when the node's end is closed.
+"""One instance: reads frames from the node, runs the handler, sends what came of it. Ends when the node's end is
+closed.
 
 Not here: how it came to be (`template`), what a handler's result becomes (`handler`).
 """
@@ -16,7 +17,8 @@ from typing import Any
 from . import reseed, wire
 from .handler import StaticInfo, clean_traceback
 
-RECEIVE = 256 * 1024
+RECEIVE = 16 * 1024
+"""Small: for a large one the allocator maps fresh memory at each call, which costs more than the call."""
 JOIN_LIMIT = 64 * 1024
 """Up to here header, meta and body go out as one piece; a larger body is not copied."""
 

@@ -1,7 +1,8 @@
 """The template: boots, imports the handler, stands at the fork point, and forks instances on request.
 
-It is told what to do by the node over a SOCK_SEQPACKET connection, JSON with descriptors (`_ACTIONS` names the messages). Nothing
-here blocks but the poll, no descriptor is open at the fork point but the listening socket, so that CRIU can dump it.
+It is told what to do by the node over a SOCK_SEQPACKET connection, JSON with descriptors (`_ACTIONS` names the
+messages). Nothing here blocks but the poll, no descriptor is open at the fork point but the listening socket, so that
+CRIU can dump it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ CODE, LAYER, SDK = "/fn", "/opt/quilt/layer", "/opt/quilt/sdk"
 OUTPUT = "/tmp/.quilt-import"
 OUTPUT_LIMIT = 8 * 1024
 MESSAGE_LIMIT = 192 * 1024
-"""What a socket takes in one piece, by default. Texts are cut so that an answer fits with six bytes for each character."""
+"""What a socket takes in one piece, by default. Texts are cut so that an answer fits with six bytes for each
+character.
+"""
 
 
 class Template:
@@ -146,7 +149,8 @@ class Template:
                     "traceback": handler.clean_traceback(error)[-12_000:]}  # fmt: skip
         ssl = sys.modules.get("_ssl")
         if ssl is not None:
-            ssl.RAND_bytes(1)  # OpenSSL sets its generators up at the first use, which takes each fork over a millisecond
+            # OpenSSL sets its generators up at the first use, which takes each fork over a millisecond.
+            ssl.RAND_bytes(1)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         own = {0, 1, 2, self.listener.fileno()} | ({self.node.fileno()} if self.node else set())
@@ -250,7 +254,9 @@ class Template:
         self._serve(data, out, err)
 
     def become(self, message: dict[str, Any], fds: list[int]) -> None:
-        """[data, stdout, stderr]: the template itself serves, where it can't be forked. It is one instance, and goes with it."""
+        """[data, stdout, stderr]: the template itself serves, where it can't be forked. It is one instance, and goes
+        with it.
+        """
         data, out, err = fds
         if self.loaded is not None and not self.loaded["shared"]:
             lockdown.drop_everything(self.program)

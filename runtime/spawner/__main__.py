@@ -1,4 +1,6 @@
-"""`python -m runtime.spawner --config FILE`: set the stage (mounts, bridge, cgroups), serve, and leave nothing behind."""
+"""`python -m runtime.spawner --config FILE`: set the stage (mounts, bridge, cgroups), serve, and leave nothing
+behind.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Unpack a bundle into the store: in a process without rights, that sees nothing but the folder it fills.
 
-Only folders and regular files are taken, with plain relative names; Debian 12's Python has no tarfile filter, and a filter is
-no sandbox. Afterwards the files are root's, so that each tenant's id map shows them as its own root's, read-only.
+Only folders and regular files are taken, with plain relative names; Debian 12's Python has no tarfile filter, and a
+filter is no sandbox. Afterwards the files are root's, so that each tenant's id map shows them as its own root's,
+read-only.
 """
 
 from __future__ import annotations

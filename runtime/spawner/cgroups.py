@@ -1,4 +1,5 @@
-"""Cgroups with limits, on v2 and on v1 (hybrid too). One group for each container and each instance, all below one folder.
+"""Cgroups with limits, on v2 and on v1 (hybrid too). One group for each container and each instance, all below one
+folder.
 
 Not here: which limits (they come with the request) and who joins (a process writes "0" into a descriptor it is given,
 which after an idle gap costs 0.03 ms on v1 where moving another process by its pid costs 7).
@@ -125,8 +126,8 @@ class Cgroups:
     def remove(self, name: str, timeout_s: float = 10.0) -> None:
         """Kill everything in the group and remove it. Idempotent.
 
-        Again and again: a process that was just being forked may join after the first look, and a dead one leaves its group a
-        moment after its end. Raises TimeoutError.
+        Again and again: a process that was just being forked may join after the first look, and a dead one leaves its
+        group a moment after its end. Raises TimeoutError.
         """
         deadline = time.monotonic() + timeout_s
         while True:

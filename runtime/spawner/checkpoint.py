@@ -1,7 +1,9 @@
-"""CRIU: dump a container and leave it running, restore it into a new root. SNAPSHOTS.md-grade traps are noted where they bite.
+"""CRIU: dump a container and leave it running, restore it into a new root. SNAPSHOTS.md-grade traps are noted where
+they bite.
 
-Both run inside the container's network namespace, so that CRIU sees no namespace of its own to save (which would call `ip` and
-`iptables-restore`, 25 to 130 ms), and with `--manage-cgroups=ignore`: a restore joins its group before CRIU starts.
+Both run inside the container's network namespace, so that CRIU sees no namespace of its own to save (which would call
+`ip` and `iptables-restore`, 25 to 130 ms), and with `--manage-cgroups=ignore`: a restore joins its group before CRIU
+starts.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def dump(config: Config, pid: int, folder: Path) -> None:
 
 
 def restore(config: Config, folder: Path, root: Path, usr: Path, network: int, groups: Cgroups, group: str) -> int:
-    """Bring the tree in `folder` back on `root`; the pid of its init. The caller is a child with a private mount namespace."""
+    """Bring the tree in `folder` back on `root`; the pid of its init. The caller is a child with a private mount
+    namespace.
+    """
     groups.join(group)
     kernel.setns(network, kernel.CLONE_NEWNET)
     pidfile = config.run / f"restored-{os.getpid()}.pid"

@@ -1,4 +1,5 @@
-"""What a snapshot depends on that only this machine knows: image, guest, interpreter, CRIU, kernel, processor, mount layout.
+"""What a snapshot depends on that only this machine knows: image, guest, interpreter, CRIU, kernel, processor, mount
+layout.
 
 The node hashes it together with what only it knows (bundle, layer, environment, limits, hooks) into the snapshot's id.
 """

@@ -115,9 +115,7 @@ def move_mount(tree: int, target: str, directory: int = AT_FDCWD) -> None:
 
 def _move_mount(tree: int, directory: int, target: str, flags: int) -> None:
     _check(
-        _libc.syscall(
-            ctypes.c_long(_SYS_MOVE_MOUNT), tree, b"", directory, target.encode(), ctypes.c_uint(flags)
-        ),
+        _libc.syscall(ctypes.c_long(_SYS_MOVE_MOUNT), tree, b"", directory, target.encode(), ctypes.c_uint(flags)),
         f"move_mount({target})",
     )
 

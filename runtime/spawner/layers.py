@@ -1,7 +1,7 @@
 """Build a layer: requirements resolved and installed by uv, wheels only, as a user of its own, then owned by root.
 
-Wheels run no code when they are installed. The cache is the tenant's. uv is started from an open descriptor, so that it can lie
-where the builder may not look. Bytecode is compiled: it makes a boot two to three times quicker.
+Wheels run no code when they are installed. The cache is the tenant's. uv is started from an open descriptor, so that
+it can lie where the builder may not look. Bytecode is compiled: it makes a boot two to three times quicker.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ _PASS_ON = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PR
 def build(
     config: Config, groups: Cgroups, tenant: str, layer: str, requirements: list[str], say: Callable[[str], None]
 ) -> int:
-    """Build `layer` of `requirements`; its size in bytes. Idempotent; raises Refused (build) with the resolver's own words."""
+    """Build `layer` of `requirements`; its size in bytes. Idempotent; raises Refused (build) with the resolver's own
+    words.
+    """
     target = config.layer(tenant, layer)
     with tenants.locked(config.state / "locks" / f"{layer}.lock"):
         if not target.exists():
@@ -70,12 +72,12 @@ def _build(config: Config, groups: Cgroups, tenant: str, target: Path, requireme
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _install(config: Config, groups: Cgroups, group: str, builder: int, work: Path, cache: Path, requirements: list[str],
-             say: Callable[[str], None]) -> None:  # fmt: skip
+def _install(config: Config, groups: Cgroups, group: str, builder: int, work: Path, cache: Path,
+             requirements: list[str], say: Callable[[str], None]) -> None:  # fmt: skip
     (work / "requirements.txt").write_text("\n".join(requirements) + "\n")
     uv = os.open(config.uv, os.O_RDONLY)
-    command = ["uv", "pip", "install", "--python", config.python, "--target", str(work / "site"), "--only-binary", ":all:",
-               "--link-mode", "copy", "--compile-bytecode", "--no-config", "--no-python-downloads", "--cache-dir",
+    command = ["uv", "pip", "install", "--python", config.python, "--target", str(work / "site"), "--only-binary",
+               ":all:", "--link-mode", "copy", "--compile-bytecode", "--no-config", "--no-python-downloads", "--cache-dir",
                str(cache / "uv"), "-r", str(work / "requirements.txt")]  # fmt: skip
     passed = {k: v for k, v in os.environ.items() if k.upper() in _PASS_ON or k.startswith("UV_")}
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(work), "LANG": "C.UTF-8", "NO_COLOR": "1", **passed}

@@ -84,7 +84,9 @@ class Config:
 
     @property
     def store(self) -> Path:
-        """What containers see read-only: images, guest, bundles, layers. Owned by root, shown to each tenant by an id map."""
+        """What containers see read-only: images, guest, bundles, layers. Owned by root, shown to each tenant by an id
+        map.
+        """
         return self.state / "store"
 
     def container(self, ctr: str) -> Path:

@@ -1,8 +1,9 @@
 """A pool of network namespaces made ahead: `egress` (a veth on the platform's bridge, NAT) and `none` (loopback only).
 
-Making one takes 0.5 to 50 ms, entering one microseconds, so they wait as bind mounts in the spawner's own mount namespace and
-go with it. A namespace is used once. Ports of the bridge are isolated from each other; what a container may reach is
-decided by one nftables table: not this host, not 169.254.0.0/16, its name servers, and the rest of the world by NAT.
+Making one takes 0.5 to 50 ms, entering one microseconds, so they wait as bind mounts in the spawner's own mount
+namespace and go with it. A namespace is used once. Ports of the bridge are isolated from each other; what a container
+may reach is decided by one nftables table: not this host, not 169.254.0.0/16, its name servers, and the rest of the
+world by NAT.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the node may ask for: one function for each operation, each run in a child of its own. The table is at the end.
 
-An operation takes the message and its descriptors and gives the answer and its descriptors. What it made before it failed, it
-takes away again. Nothing here keeps state in memory: all of it is on disk and in the kernel.
+An operation takes the message and its descriptors and gives the answer and its descriptors. What it made before it
+failed, it takes away again. Nothing here keeps state in memory: all of it is on disk and in the kernel.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Operations:
     # --- containers ---------------------------------------------------------------------------------------------
 
     def boot(self, message: Message, fds: list[int]) -> Answer:
-        """{container, tenant, bundle, layer, memory_mb, cpu_percent, pids, network, caps, label} → {pid}, [control, pidfd, memory gauge]."""
+        """{container, tenant, bundle, layer, memory_mb, cpu_percent, pids, network, caps, label} → {pid}, [control,
+        pidfd, memory gauge].
+        """
         ctr = checked("container", message.get("container"))
         lowers = roots.lowers_of(self.config, message)
         folder = self.config.container(ctr)
@@ -74,7 +76,9 @@ class Operations:
             raise
 
     def restore(self, message: Message, fds: list[int]) -> Answer:
-        """{container, snapshot, memory_mb, cpu_percent, pids, network, label} → {pid, ms}, [control, pidfd, memory gauge]."""
+        """{container, snapshot, memory_mb, cpu_percent, pids, network, label} → {pid, ms}, [control, pidfd, memory
+        gauge].
+        """
         ctr = checked("container", message.get("container"))
         snp = checked("snapshot", message.get("snapshot"))
         folder = self.config.container(ctr)
@@ -165,7 +169,8 @@ class Operations:
     # --- kits: an instance's root and cgroup, made ahead ----------------------------------------------------------
 
     def kits(self, message: Message, fds: list[int]) -> Answer:
-        """{kits: [ids], snapshot, memory_mb, cpu_percent, pids} → {doors: n}, for each kit [root, memory gauge, doors…].
+        """{kits: [ids], snapshot, memory_mb, cpu_percent, pids} → {doors: n}, for each kit [root, memory gauge,
+        doors…].
 
         A kit stands on the writable layer of `snapshot` as it was frozen.
         """
@@ -250,7 +255,9 @@ class Operations:
         return {}, []
 
     def stored(self, message: Message, fds: list[int]) -> Answer:
-        """→ {snapshots: [ids], bundles: [[tenant, id]], layers: [[tenant, id]]}: what is kept on disk, at most 200 of each."""
+        """→ {snapshots: [ids], bundles: [[tenant, id]], layers: [[tenant, id]]}: what is kept on disk, at most 200 of
+        each.
+        """
         store = self.config.store
         snapshots_there = [p.name for p in (self.config.state / "snapshots").glob("snp_*")][:PAGE]
         bundles_there = [[p.parent.name, p.name] for p in (store / "bundles").glob("*/[0-9a-f]*")][:PAGE]
@@ -405,7 +412,8 @@ def _limits(message: Message) -> Limits:
     )
 
 
-# uv runs in this machine's network and reads its files as the builder, and puts our environment in where ${NAME} stands.
+# uv runs in this machine's network and reads its files as the builder, and puts our environment in where ${NAME}
+# stands.
 # `http:host` is a URL to it too, so a colon stands in a hash only; and a line break would begin a line of options.
 _REQUIREMENT = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*[ \t]*(\[[A-Za-z0-9._, \t-]*\])?[^@/\\$:\x00-\x08\x0a-\x1f\x7f-\xa0\u2028\u2029]*"

@@ -1,7 +1,9 @@
-"""Roots: an overlay of a writable layer on guest, bundle, layers and image, with /usr read-only on top. Three mounts in all.
+"""Roots: an overlay of a writable layer on guest, bundle, layers and image, with /usr read-only on top. Three mounts
+in all.
 
-A root is built in the calling process's mount namespace (a child's private one), then handed on as a descriptor or entered.
-Writable layers lie on disk below the state folder. `volatile` skips the sync of a layer that nobody will mount again.
+A root is built in the calling process's mount namespace (a child's private one), then handed on as a descriptor or
+entered. Writable layers lie on disk below the state folder. `volatile` skips the sync of a layer that nobody will
+mount again.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ USR_KEY = "quilt-usr"
 
 @dataclass(frozen=True, slots=True)
 class Lowers:
-    """What a root stands on: the tenant, ids of bundle and layer, and the folders below the store of image and guest."""
+    """What a root stands on: the tenant, ids of bundle and layer, and the folders below the store of image and
+    guest.
+    """
 
     tenant: str
     bundle: str
@@ -89,7 +93,9 @@ def build(config: Config, lowers: Lowers, folder: Path, frozen: Path | None, tar
 
 
 def place(config: Config, name: str) -> Path:
-    """Where the root of container or kit `name` is mounted: in a folder that the container's own ids can walk through."""
+    """Where the root of container or kit `name` is mounted: in a folder that the container's own ids can walk
+    through.
+    """
     return config.mounts / "roots" / name
 
 

@@ -1,6 +1,7 @@
 """Boot a container: namespaces, id range, cgroup, network, root, and in them the static init as pid 1.
 
-Not here: what init starts (the guest's template), and CRIU (`checkpoint`), which makes the same sandbox from a snapshot.
+Not here: what init starts (the guest's template), and CRIU (`checkpoint`), which makes the same sandbox from a
+snapshot.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ ENVIRONMENT = {
 def boot(
     root: Path, base: int, network: int, groups: Cgroups, group: str, command: Sequence[str], keep_caps: bool
 ) -> int:
-    """Start init in a new sandbox on `root`; the pid of init, as this machine counts. The caller has a private mount namespace.
+    """Start init in a new sandbox on `root`; the pid of init, as this machine counts. The caller has a private mount
+    namespace.
 
     Raises Refused (kind failed) when any step inside fails, with that step's words; nothing runs then.
     """

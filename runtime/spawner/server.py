@@ -110,7 +110,9 @@ class Server:
             return
         try:
             pid = self._child(lambda: answer(self.config, self.groups, self.networks, node, message, fds))
-        except OSError as error:  # the machine has no room for another process: that ends this request, not the platform
+        except (
+            OSError
+        ) as error:  # the machine has no room for another process: that ends this request, not the platform
             _tell(node, {"id": message.get("id"), "ok": False, "error": str(error), "kind": "failed", "details": {}})
             return
         finally:

@@ -1,8 +1,9 @@
-"""Snapshots on disk: CRIU's images, the writable layer as it stood, and a manifest signed with a key that only root reads.
+"""Snapshots on disk: CRIU's images, the writable layer as it stood, and a manifest signed with a key that only root
+reads.
 
-CRIU runs as root on these files, so none is restored whose manifest was not written here. Contents are hashed at the dump and
-checked at the first restore after a start of the spawner; later restores compare inode, size and change time, which only
-root could forge.
+CRIU runs as root on these files, so none is restored whose manifest was not written here. Contents are hashed at the
+dump and checked at the first restore after a start of the spawner; later restores compare inode, size and change time,
+which only root could forge.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Each tenant's range of 65,536 user and group ids, and the read-only views of store and /usr that show root's files as its own.
+"""Each tenant's range of 65,536 user and group ids, and the read-only views of store and /usr that show root's files
+as its own.
 
-Ranges start at 2^30, beyond what /etc/subuid gives out, and are claimed for the whole machine in /var/lib/quilt-ids, so that
-two platforms never use the same one. A range is a tenant's for as long as the state folder exists.
+Ranges start at 2^30, beyond what /etc/subuid gives out, and are claimed for the whole machine in /var/lib/quilt-ids,
+so that two platforms never use the same one. A range is a tenant's for as long as the state folder exists.
 """
 
 from __future__ import annotations
@@ -88,10 +89,12 @@ def write_maps(pid: int, base: int) -> None:
 
 
 def views(config: Config, base: int) -> tuple[Path, Path]:
-    """(store, usr): read-only mount points in the spawner's namespace. In the store, root's files are the tenant's root's.
+    """(store, usr): read-only mount points in the spawner's namespace. In the store, root's files are the tenant's
+    root's.
 
     /usr is this machine's own, and a container gets the mount itself: there root's files stay root's, whom no container
-    has an id for, so that nothing but what everybody may do can be done with them, whatever becomes of the mount's flags.
+    has an id for, so that nothing but what everybody may do can be done with them, whatever becomes of the mount's
+    flags.
     """
     folder = config.mounts / f"ids-{base}"
     store, usr = folder / "store", folder / "usr"
