@@ -77,8 +77,8 @@ def _install(config: Config, groups: Cgroups, group: str, builder: int, work: Pa
     (work / "requirements.txt").write_text("\n".join(requirements) + "\n")
     uv = os.open(config.uv, os.O_RDONLY)
     command = ["uv", "pip", "install", "--python", config.python, "--target", str(work / "site"), "--only-binary",
-               ":all:", "--link-mode", "copy", "--compile-bytecode", "--no-config", "--no-python-downloads", "--cache-dir",
-               str(cache / "uv"), "-r", str(work / "requirements.txt")]  # fmt: skip
+               ":all:", "--link-mode", "copy", "--compile-bytecode", "--no-config", "--no-python-downloads",
+               "--cache-dir", str(cache / "uv"), "-r", str(work / "requirements.txt")]  # fmt: skip
     passed = {k: v for k, v in os.environ.items() if k.upper() in _PASS_ON or k.startswith("UV_")}
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(work), "LANG": "C.UTF-8", "NO_COLOR": "1", **passed}
     read, write = os.pipe()
