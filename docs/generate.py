@@ -1,7 +1,7 @@
-"""Writes docs/reference/states.md and metrics.md, and the table of states in ARCHITECTURE.md, from the code itself.
+"""Writes what pages take from elsewhere: states and metrics from the code, the README's figures from the last bench.
 
-`python docs/generate.py`; with --check it only says what is not as the code is. Not here: the pages that other rooms
-write from their own code (settings, CLI, HTTP API, errors), and those that people write.
+`python docs/generate.py`; with --check it only says what is stale. Not here: the pages that other rooms write from their
+own code (settings, CLI, HTTP API, errors), and those that people write.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from quilt_fn import states  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
-BEGIN, END = "<!-- states -->", "<!-- /states -->"
+README = ROOT / "README.md"
+FIGURES = ROOT / "benchmarks" / "results" / "latest.md"
 
 STATES = """\
 # States
@@ -124,16 +125,35 @@ def metrics_page() -> str:
 
 
 def architecture_page() -> str:
-    text = ARCHITECTURE.read_text()
-    head, rest = text.split(BEGIN + "\n", 1)
-    foot = rest.split(END, 1)[1]
-    return f"{head}{BEGIN}\n{architecture_states()}{END}{foot}"
+    return between(ARCHITECTURE, "states", architecture_states())
+
+
+def readme_page() -> str:
+    return between(README, "bench", figures())
+
+
+def figures() -> str:
+    """What the last bench was taken on and its first table; the rest is a link."""
+    if not FIGURES.exists():
+        return "*Not measured yet: run `make bench`.*\n"
+    paragraphs = FIGURES.read_text().split("\n\n")
+    first = next(number for number, text in enumerate(paragraphs) if text.lstrip().startswith("|"))
+    link = f"[All rows, with their floors]({FIGURES.relative_to(ROOT)})"
+    return "\n\n".join([paragraphs[first].strip(), f"{paragraphs[first - 1].strip()}. {link}"]) + "\n"
+
+
+def between(page: Path, mark: str, text: str) -> str:
+    """`page` with `text` between its marks <!-- mark --> and <!-- /mark -->."""
+    head, rest = page.read_text().split(f"<!-- {mark} -->\n", 1)
+    foot = rest.split(f"<!-- /{mark} -->", 1)[1]
+    return f"{head}<!-- {mark} -->\n{text}<!-- /{mark} -->{foot}"
 
 
 PAGES = {
     REFERENCE / "states.md": states_page,
     REFERENCE / "metrics.md": metrics_page,
     ARCHITECTURE: architecture_page,
+    README: readme_page,
 }
 
 
@@ -141,7 +161,7 @@ def main() -> int:
     stale = [path for path, make in PAGES.items() if not path.exists() or path.read_text() != make()]
     if "--check" in sys.argv[1:]:
         for path in stale:
-            print(f"not as the code is: {path.relative_to(ROOT)}; run `python docs/generate.py`", file=sys.stderr)
+            print(f"stale: {path.relative_to(ROOT)}; run `python docs/generate.py`", file=sys.stderr)
         return 1 if stale else 0
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -154,10 +154,18 @@ def test_python_blocks_parse(block: Block) -> None:
     compile(block.text, "block", "exec")
 
 
-def test_the_figures_have_a_place() -> None:
-    """`make bench` writes its table there."""
-    text = (ROOT / "README.md").read_text()
-    assert re.search(r"^<!-- bench -->\n.*^<!-- /bench -->$", text, re.MULTILINE | re.DOTALL)
+def test_the_figures_are_those_of_the_last_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = generator()
+    latest = tmp_path / "latest.md"
+    monkeypatch.setattr(made, "ROOT", tmp_path)
+    monkeypatch.setattr(made, "FIGURES", latest)
+    assert "Not measured yet" in made.figures()
+    latest.write_text(
+        "# Figures\n\ncores 2; python 3.11\n\n| suite |\n|---|\n| warm |\n\n| suite | what |\n|---|---|\n"
+    )
+    assert made.figures() == (
+        "| suite |\n|---|\n| warm |\n\ncores 2; python 3.11. [All rows, with their floors](latest.md)\n"
+    )
 
 
 def test_the_generator_says_what_is_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
