@@ -63,13 +63,14 @@ return 1
 
 # KEYS 1 record order, 2 records, 3 counts, 4 function hash
 # ARGV 1 how many records are kept, 2 keep those that ended after (epoch s), 3 last invoked at (epoch s),
+#      4 and 5 invocations and errors to count that are not written because newer ones would push them out,
 #      then for each record: id, ended at (epoch s), "1" where it counts as an error else "0", packed record
 # A record that is there already is written again but not counted again, so that a batch may be sent twice.
 # Answers how many were new; -1 where the function has gone (nothing is written then)
 PUSH_RECORDS = """
 if redis.call('EXISTS', KEYS[4]) == 0 then return -1 end
-local added, errors = 0, 0
-for i = 4, #ARGV, 4 do
+local added, errors = tonumber(ARGV[4]), tonumber(ARGV[5])
+for i = 6, #ARGV, 4 do
   if redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 3]) == 1 then
     added = added + 1
     if ARGV[i + 2] == '1' then errors = errors + 1 end
