@@ -1,7 +1,7 @@
 """Writes what pages take from elsewhere: states and metrics from the code, the README's figures from the last bench.
 
-`python docs/generate.py`; with --check it only says what is stale. Not here: the pages that other rooms write from their
-own code (settings, CLI, HTTP API, errors), and those that people write.
+`python docs/generate.py`; with --check it only says what is stale. Not here: the pages that other rooms write from
+their own code (settings, CLI, HTTP API, errors), and those that people write.
 """
 
 from __future__ import annotations

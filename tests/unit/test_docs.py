@@ -57,7 +57,10 @@ def first_column(page: Path) -> set[str]:
 
 
 def test_pages_from_the_code_are_as_the_code_is() -> None:
-    for path, make in generator().PAGES.items():
+    made = generator()
+    for path, make in made.PAGES.items():
+        if path == made.README:  # its figures are of a bench, which is no code, and may be running now
+            continue
         assert path.read_text() == make(), f"run `python docs/generate.py` for {page_id(path)}"
 
 
