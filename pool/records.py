@@ -32,8 +32,8 @@ BATCH = 64
 GATHER_S = 0.01
 GATHER_BUSY_S = 1.0
 BUSY = 50
-"""A flush of at least so many records makes the next one gather for longer: of what one gathers, only the newest that are kept
-at all are written, which at thousands of invocations a second spares both processes most of the work."""
+"""A flush of at least so many records makes the next one gather for longer: of what one gathers, only the newest that
+are kept at all are written, which at thousands of invocations a second spares both processes most of the work."""
 INLINE_BYTES = 4096
 UNSENT_LIMIT = 20_000
 UNSENT_LIMIT_BYTES = 64 << 20
@@ -164,7 +164,7 @@ class Records:
         self._unsent_bytes = 0
         self._recent: dict[str, Packed] = {}
         self._surplus: dict[str, tuple[int, int]] = {}
-        """(invocations, errors) of each function whose records would be trimmed at once: they are counted, not written."""
+        """(invocations, errors) by function, of records that would be trimmed at once: counted, not written."""
         self._gather_s = GATHER_S
         self._woken = False
         self._wake = asyncio.Event()
@@ -218,7 +218,7 @@ class Records:
                 log.debug("%d records wait: %s", self._unsent_count, error)
 
     async def _leave_surplus(self) -> None:
-        """Take out of what is pending the records that newer ones of the same function would push out. Those with output stay."""
+        """Take out of what is pending the records that newer ones would push out at once. Those with output stay."""
         if len(self._pending) <= self._per_function:
             return
         seen: dict[str, int] = {}
