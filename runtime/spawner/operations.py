@@ -374,7 +374,8 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
     for name in groups.names() - kept:
         groups.remove(name)
     for folder in (config.state / "kits", config.state / "snapshots", *(config.store / "bundles").glob("*"),
-                   *(config.store / "layers").glob("*"), config.store / "images", config.store / "guest"):  # fmt: skip
+                   *(config.store / "layers").glob("*"), *(config.state.parent / "cache").glob("*"),
+                   config.store / "images", config.store / "guest"):  # fmt: skip
         for path in folder.iterdir() if folder.exists() else []:
             if path.name.startswith(".") or (folder.name == "kits" and path.name not in keep):
                 _remove(path)
