@@ -1,7 +1,7 @@
 """One version on this node: how it is built, and by which way an instance of it is started.
 
-The ways down are fork → restore → boot. A way that fails is written down with its reason and the next one is tried; a function
-never fails because a faster way was not to be had. Not here: how many instances there are (the pool).
+The ways down are fork → restore → boot. A way that fails is written down with its reason and the next one is tried; a
+function never fails because a faster way was not to be had. Not here: how many instances there are (the pool).
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ def layer_id(requirements: tuple[str, ...], facts: dict[str, Any]) -> str | None
 
 
 def snapshot_id(spec: VersionSpec, layer: str | None, facts: dict[str, Any]) -> str:
-    """The hash of everything that a snapshot depends on: any change gives another id, and the old one is never restored."""
+    """The hash of everything that a snapshot depends on: any change gives another id, and the old one is never
+    restored.
+    """
     key = {
-        "tenant": spec.tenant_id, "bundle": spec.bundle_id, "handler": spec.handler, "layer": layer, "image": spec.image,
+        "tenant": spec.tenant_id, "bundle": spec.bundle_id, "handler": spec.handler, "layer": layer,
+        "image": spec.image,
         "environment": sorted(spec.environment.items()), "hooks": [spec.before_snapshot, spec.after_restore],
         "warmup": spec.warmup_event, "network": spec.network, "guest": GUEST_KEY, "facts": facts, "version": spec.key,
         "limits": [spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit],
@@ -97,7 +100,8 @@ class Version:
         spec, ms = self.spec, {}
         if spec.python is not None and spec.python != self.facts["python"]:
             raise PythonMismatch(
-                f"the bundle was pickled by Python {spec.python}, but image {spec.image!r} has Python {self.facts['python']}",
+                f"the bundle was pickled by Python {spec.python}, but image {spec.image!r} has Python "
+                f"{self.facts['python']}",
                 hint=f"deploy from Python {self.facts['python']}, or deploy a file instead of a pickled function",
             )
         begun = time.monotonic()
@@ -308,7 +312,9 @@ class Version:
         raise StartFailed(f"no instance could be started: {last}", details={"ways": dict(self.reasons)})
 
     async def _bring_up(self) -> StartKind:
-        """A live template, by restore or boot; FORK where somebody else was already bringing one up and this one waited."""
+        """A live template, by restore or boot; FORK where somebody else was already bringing one up and this one
+        waited.
+        """
         if not self.forkable:
             # Each instance takes a template of its own with it: nobody can share it.
             return await self._bring_up_one()
