@@ -27,3 +27,6 @@ bench: setup
 
 docs: setup
 	$(PYTHON) tools/docs
+	$(PYTHON) docs/generate.py
+	$(PYTHON) -m gateway.docs
+	$(PYTHON) -m quilt_fn.cli.reference

@@ -33,8 +33,8 @@ _ETC = (
 
 def host_fingerprint(config: Config) -> str:
     """Changes with the package database, the interpreter, libc and our own layout."""
-    digest = hashlib.sha256(LAYOUT.encode())
-    for path in ("/var/lib/dpkg/status", os.path.realpath(config.python), "/etc/ld.so.cache", "/etc/resolv.conf"):
+    digest = hashlib.sha256(f"{LAYOUT} {nameservers()}".encode())
+    for path in ("/var/lib/dpkg/status", os.path.realpath(config.python), "/etc/ld.so.cache"):
         try:
             found = os.stat(path)
         except FileNotFoundError:
