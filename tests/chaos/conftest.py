@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration import census
 from tests.integration.conftest import assert_nothing_left, delete_all, settled
 from tests.integration.live import Live, running
 
@@ -28,4 +29,4 @@ def live(platform: Live) -> Iterator[Live]:
     before = settled(platform)
     yield platform
     delete_all(platform)
-    assert_nothing_left(platform, before)
+    assert_nothing_left(platform, before, census.more)

@@ -1,3 +1,4 @@
+# ruff: noqa
 """A function that tries to get out: at import, in both hooks and in the handler. It answers what came of each attempt.
 
 Not here: what should come of it (`test_isolation`). This file's text is the function; it imports nothing of the tests.

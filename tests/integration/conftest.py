@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -27,11 +28,13 @@ def platform_of_all() -> Iterator[Live]:
         yield live
 
 
-def assert_nothing_left(live: Live, before: dict[str, object]) -> None:
+def assert_nothing_left(
+    live: Live, before: dict[str, object], compare: Callable[..., dict[str, Any]] = census.difference
+) -> None:
     """Wait until the platform has what it had, or fail with what it has more or less."""
     deadline = time.monotonic() + LEAK_PATIENCE_S
-    while changed := census.difference(before, census.take(live)):
-        assert time.monotonic() < deadline, f"left behind (before, after): {changed}"
+    while changed := compare(before, census.take(live)):
+        assert time.monotonic() < deadline, f"left behind: {changed}"
         time.sleep(0.05)
 
 

@@ -105,7 +105,8 @@ class Live:
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "runtime.supervisor", "up"],
-                cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+                cwd=REPOSITORY, env=environment, text=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
@@ -157,7 +158,7 @@ class Live:
 
     def ask(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None,
             key: str | None = "", timeout_s: float = 90.0) -> Answer:  # fmt: skip
-        """One request on a connection of its own. A body that is not bytes or None goes as JSON; key None sends none."""
+        """One request on a connection of its own. A body that is not bytes goes as JSON; key None sends none."""
         fields = dict(headers or {})
         if key is not None:
             fields["X-Api-Key"] = key or self.key
@@ -223,7 +224,7 @@ class Live:
         return next(p for p in self.record(name)["start_paths"] if p["kind"] == kind)
 
     def drop_instances(self, name: str, *, template: bool = False, snapshot: bool = False) -> None:
-        """End all instances (by a pause), and, where wanted, the live template and the snapshot: the next start is cold."""
+        """End all instances (by a pause), and, where wanted, live template and snapshot: the next start is cold."""
         function_id = self.id(name)
         self.ok("POST", f"/api/functions/{function_id}/pause")
         if template or snapshot:
@@ -248,7 +249,7 @@ def running(**more: Any) -> Iterator[Live]:
         live.stop()
         assert not live.settings.run_path.exists(), "the run folder is still there"
     finally:
-        if live.process is not None and live.process.poll() is None:
+        if live.process is not None:
             live.process.kill()
-            live.process.wait()
+            live.process.communicate()
         live.remove()

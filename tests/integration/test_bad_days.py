@@ -173,7 +173,7 @@ def bad(live: Live) -> Callable[..., dict[str, Any]]:
 
     def run(what: str, **more: Any) -> dict[str, Any]:
         got = live.invocation(name, {"do": what}, **more)
-        assert "remembers" == what or live.call(name, {"do": "remembers"}) is not None
+        assert what == "remembers" or live.call(name, {"do": "remembers"}) is not None
         return got
 
     return run
@@ -311,9 +311,9 @@ def test_answers_twice(live: Live, bad: Bad) -> None:
     name = live.deploy(SOURCE, **{**SPEC, "max_instances": 1})
     live.ask("POST", f"/fn/{name}", {"do": "twice"})
     for n in range(3):
-        assert live.call(name, {"do": "remembers", "n": n}) == [
-            {"do": "remembers", "n": i} for i in range(n + 1)
-        ], "an answer of the last caller's"
+        assert live.call(name, {"do": "remembers", "n": n}) == [{"do": "remembers", "n": i} for i in range(n + 1)], (
+            "an answer of the last caller's"
+        )
 
 
 def test_a_stream_that_breaks(live: Live, bad: Bad) -> None:

@@ -158,9 +158,7 @@ def test_a_bundle_that_is_not_there(live: Live) -> None:
 
 
 def test_a_bundle_of_files_in_folders_runs(live: Live) -> None:
-    body = packed(
-        entry("pkg", tarfile.DIRTYPE), entry("pkg/main.py"), data=b"def handler(event): return __file__\n"
-    )
+    body = packed(entry("pkg", tarfile.DIRTYPE), entry("pkg/main.py"), data=b"def handler(event): return __file__\n")
     body_id = live.ok("POST", "/api/bundles", body, headers={"Content-Type": "application/gzip"})["bundle_id"]
     live.ok("POST", "/api/functions", {"name": "folders", "handler": "pkg.main:handler", "bundle_id": body_id})
     live.ok("POST", f"/api/functions/{live.id('folders')}/deploy")
@@ -173,7 +171,11 @@ def test_a_pickle_needs_a_key_of_the_owner(live: Live) -> None:
     assert live.ask("POST", f"/fn/{name}", {}, key=None).status == 200
     call = cloudpickle.dumps(((1, 2), {"k": 3}))
     assert_shape(live.ask("POST", f"/fn/{name}", call, headers=CALL, key=None), 403, "FORBIDDEN")
-    for content_type in ("application/vnd.quilt.CALL", "application/vnd.quilt.call; charset=x", " application/vnd.quilt.call"):
+    for content_type in (
+        "application/vnd.quilt.CALL",
+        "application/vnd.quilt.call; charset=x",
+        " application/vnd.quilt.call",
+    ):
         got = live.ask("POST", f"/fn/{name}", call, headers={"Content-Type": content_type}, key=None)
         assert got.status == 403, content_type
     got = live.ask("POST", f"/fn/{name}", call, headers={**CALL, "Authorization": "Bearer someone"}, key=None)
@@ -239,9 +241,7 @@ def test_a_client_that_goes_away_leaks_no_instance(live: Live) -> None:
 
 
 def test_a_reader_of_a_stream_that_goes_away_leaks_no_instance(live: Live) -> None:
-    name = live.deploy(
-        "def handler(event):\n    while True: yield b'x' * 65536", max_instances=1, timeout_seconds=20
-    )
+    name = live.deploy("def handler(event):\n    while True: yield b'x' * 65536", max_instances=1, timeout_seconds=20)
     with socket.create_connection(("127.0.0.1", live.port)) as sock:
         head = f"POST /fn/{name} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {live.key}\r\nContent-Length: 2\r\n\r\n{{}}"
         sock.sendall(head.encode())

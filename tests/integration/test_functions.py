@@ -136,9 +136,7 @@ def test_a_deleted_function_is_gone_at_once_and_its_running_invocation_is_finish
 
 
 def test_more_calls_than_instances_wait_in_order(live: Live) -> None:
-    name = live.deploy(
-        "import time\ndef handler(event): time.sleep(0.05); return time.monotonic()", max_instances=2
-    )
+    name = live.deploy("import time\ndef handler(event): time.sleep(0.05); return time.monotonic()", max_instances=2)
     answers = live.many(20, lambda _: live.ask("POST", f"/fn/{name}", {}), 20)
     assert [a.status for a in answers] == [200] * 20
     assert live.pool(name)["total_count"] <= 2

@@ -24,7 +24,17 @@ from tests.integration.live import Live, wait_for
 SOURCE = Path(__file__).with_name("attempts.py").read_text()
 PLACES = ["at import", "before the snapshot", "after the restore", "in the handler"]
 IN_THE_INSTANCE = PLACES[2:]
-REFUSED = {"EPERM", "EACCES", "ENOSYS", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EROFS", "ENODEV", "EINVAL", "ESOCKTNOSUPPORT"}
+REFUSED = {
+    "EPERM",
+    "EACCES",
+    "ENOSYS",
+    "EAFNOSUPPORT",
+    "EPROTONOSUPPORT",
+    "EROFS",
+    "ENODEV",
+    "EINVAL",
+    "ESOCKTNOSUPPORT",
+}
 NOT_THERE = {"EBADF", "ENOTTY", "ENXIO", "ENOENT", "ENOTBLK"}
 
 
@@ -209,7 +219,9 @@ def test_two_functions_do_not_reach_each_other(live: Live) -> None:
 
 
 def test_no_network_means_none(live: Live) -> None:
-    name = live.deploy("import socket\ndef handler(event): return [i[1] for i in socket.if_nameindex()]", network="none")
+    name = live.deploy(
+        "import socket\ndef handler(event): return [i[1] for i in socket.if_nameindex()]", network="none"
+    )
     assert live.call(name) == ["lo"]
 
 

@@ -127,9 +127,7 @@ TAMPER = {
 
 
 @pytest.mark.parametrize("how", TAMPER)
-def test_a_snapshot_that_was_tampered_with_is_not_restored(
-    live: Live, snapshot_of: tuple[str, Path], how: str
-) -> None:
+def test_a_snapshot_that_was_tampered_with_is_not_restored(live: Live, snapshot_of: tuple[str, Path], how: str) -> None:
     name, folder = snapshot_of
     live.drop_instances(name, template=True)
     assert live.ask("POST", f"/fn/{name}", {}).start == "restore", "it was verified, and is known"
