@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -89,6 +90,9 @@ def say_ready() -> None:
 def main() -> int:
     """0 after a clean stop; 1 with one clear line where it could not start."""
     logs.configure()
+    # Each instance takes five descriptors, and the soft limit is 1,024 where nobody raised it.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         settings = read()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

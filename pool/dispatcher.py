@@ -141,6 +141,7 @@ class VersionPool:
         self._executor = executor
         self._clock = clock
         self._now = clock.now
+        self._changed_at = clock.now()
         self._run_s: float | None = None
         self._start_s: dict[StartKind, float] = {}
         self._not_before = 0.0
@@ -157,6 +158,7 @@ class VersionPool:
             return None
         slot = self.idle.pop()
         slot.state = InstanceState.BUSY
+        self._changed_at = self._now()
         self.busy += 1
         self.arrivals += 1
         if len(self.idle) < self._buffer:
@@ -191,6 +193,7 @@ class VersionPool:
     def release(self, slot: Slot, run_s: float) -> None:
         """The invocation (and its stream) is over. Never raises for what the instance did."""
         slot.invocations += 1
+        self._changed_at = now = self._now()
         run = self._run_s
         self._run_s = run_s if run is None else run + (run_s - run) * 0.1
         if slot.gone or not slot.instance.reusable:
@@ -201,7 +204,7 @@ class VersionPool:
             self._hand_over(slot, StartKind.WARM, 0.0)
         else:
             slot.state = InstanceState.READY
-            slot.idle_since = self._now()
+            slot.idle_since = now
             self.idle.append(slot)
             self.busy -= 1
             if self.draining:
@@ -357,6 +360,7 @@ class VersionPool:
             max_warming=MAX_WARMING[way],
             start_s=self._start_s.get(way),
             run_s=self._run_s,
+            unchanged_s=now - self._changed_at,
             arrivals_per_s=self.arrivals_per_s,
         )
 

@@ -58,6 +58,8 @@ class View:
     """What a start costs now; None where it isn't known yet."""
     run_s: float | None = None
     """What an invocation takes; None where it isn't known yet."""
+    unchanged_s: float = 0.0
+    """How long ago an invocation last began or ended: all that are running take at least so long."""
     arrivals_per_s: float = 0.0
 
 
@@ -107,7 +109,7 @@ def _queue_need(view: View) -> tuple[int, float | None]:
     waiting = max(0, view.queued - view.warming)
     if not waiting or not view.busy or view.start_s is None or view.run_s is None:
         return view.queued, None
-    wait_s = view.run_s * math.ceil(waiting / view.busy)
+    wait_s = max(view.run_s, view.unchanged_s) * math.ceil(waiting / view.busy)
     if wait_s >= view.start_s or view.oldest_wait_s >= view.start_s:
         return view.queued, None
     return view.queued - waiting, max(view.start_s - view.oldest_wait_s, 0.001)

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import stat
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,9 +58,7 @@ class Operations:
         """
         ctr = checked("container", message.get("container"))
         lowers = roots.lowers_of(self.config, message)
-        folder = self.config.container(ctr)
-        if folder.exists():
-            raise Refused(f"container {ctr} is there already")
+        folder = _claimed(self.config.container(ctr))
         try:
             network = self._furnish(ctr, lowers, _limits(message), message, snapshot=None)
             root = roots.place(self.config, ctr)
@@ -81,15 +78,13 @@ class Operations:
         """
         ctr = checked("container", message.get("container"))
         snp = checked("snapshot", message.get("snapshot"))
-        folder = self.config.container(ctr)
-        if folder.exists():
-            raise Refused(f"container {ctr} is there already")
         about = snapshots.manifest(self.config, snp)
         lowers = roots.Lowers.from_json(about["lowers"])
         if about["facts"] != facts.facts(self.config):
             raise Refused(f"snapshot {snp} was taken on a machine or by a platform that was different", "failed")
         snapshots.verify(self.config, snp, about["files"])
         begun = time.monotonic()
+        folder = _claimed(self.config.container(ctr))
         try:
             network = self._furnish(ctr, lowers, _limits(message), message, snapshot=snp)
             root = roots.place(self.config, ctr)
@@ -123,18 +118,15 @@ class Operations:
             images.mkdir(parents=True)
             if message.get("dump", True):
                 self._in_child(lambda: checkpoint.dump(self.config, meta["pid"], images))
-            subprocess.run(
-                ["cp", "-a", "--reflink=auto", str(self.config.container(ctr) / "upper"), str(temporary / "upper")],
-                check=True, stdin=subprocess.DEVNULL, capture_output=True,
-            )  # fmt: skip
+            trees.copy(self.config.container(ctr) / "upper", temporary / "upper")
             about = {
                 "lowers": meta["lowers"],
                 "facts": facts.facts(self.config),
                 "dump": bool(message.get("dump", True)),
             }
             size = snapshots.finish(self.config, snp, temporary, about)
-        except subprocess.CalledProcessError as error:
-            raise Refused(f"the writable layer could not be copied: {error.stderr.decode()}", "failed") from None
+        except OSError as error:
+            raise Refused(f"the snapshot could not be kept: {error}", "failed") from None
         finally:
             trees.remove(temporary)
         base = tenants.base_id(self.config, meta["lowers"]["tenant"])
@@ -185,10 +177,11 @@ class Operations:
         roots.private_namespace(self.config, lowers.tenant)
         out: list[int] = []
         doors: list[int] = []
+        made: list[str] = []
         try:
             for kit in names:
-                folder = self.config.kit(kit)
-                folder.mkdir(parents=True)
+                folder = _claimed(self.config.kit(kit))
+                made.append(kit)
                 root = roots.place(self.config, kit)
                 roots.build(self.config, lowers, folder, frozen, root)
                 self.groups.make(kit, limits)
@@ -197,7 +190,7 @@ class Operations:
                 out += [tree, self.groups.memory_gauge(kit), *doors]
             return {"doors": len(doors)}, out
         except BaseException:
-            for kit in names:
+            for kit in made:
                 self._clear_kit(kit)
             raise
 
@@ -288,10 +281,8 @@ class Operations:
         label = message.get("label", "")
         if not isinstance(label, str) or len(label) > 300:
             raise Refused("label must be a text of at most 300 characters")
-        folder = self.config.container(ctr)
-        folder.mkdir(parents=True)
         write_json(
-            folder / "meta.json",
+            self.config.container(ctr) / "meta.json",
             {"lowers": lowers.to_json(), "snapshot": snapshot, "label": label, "pid": 0, "started": ""},
         )
         self.groups.make(ctr, limits)
@@ -403,6 +394,15 @@ def end_all(config: Config, groups: Cgroups) -> None:
     for folder in (config.state / "containers", config.state / "kits"):
         for path in folder.iterdir() if folder.exists() else []:
             _remove(path)
+
+
+def _claimed(folder: Path) -> Path:
+    """`folder`, made here and now: of two requests for one id the second is refused, and harms nothing of the first."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise Refused(f"{folder.name} is there already") from None
+    return folder
 
 
 def _limits(message: Message) -> Limits:

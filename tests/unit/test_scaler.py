@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,3 +172,9 @@ def test_once_done_there_is_nothing_more_to_start(view: View) -> None:
         idle=[each for each in view.idle if each.instance_id not in gone],
     )
     assert starts(decide(after)) == 0
+
+
+def test_a_request_behind_a_call_that_takes_long_does_not_wait_for_what_calls_used_to_take() -> None:
+    usual = View(now=100.0, queued=1, busy=1, start_s=0.005, run_s=0.001)
+    assert [type(action) for action in decide(usual)] == [LookAgain]
+    assert decide(replace(usual, unchanged_s=0.5)) == [Start(1)]
