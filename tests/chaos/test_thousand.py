@@ -43,7 +43,8 @@ def test_a_thousand_mixed_invocations(live: Live) -> None:
         found.setdefault(kind, set()).add(status)
     expected = {
         "raises": {500}, "exits": {500}, "really_exits": {502}, "killed": {502}, "crashes": {502}, "closes": {502},
-        "garbage": {502}, "unserialisable": {500}, "leaves_children": {200, 500}, "locks": {200, 500}, "digs": {200, 500},
+        "garbage": {502}, "unserialisable": {500}, "leaves_children": {200, 500}, "locks": {200, 500},
+        "digs": {200, 500},
         "eats": {500}, "sleeps": {504}, "stubborn": {504}, "goes away": {0}, "refused": {400}, "remembers": {200},
         "bomb_of_threads": {200},
     }  # fmt: skip

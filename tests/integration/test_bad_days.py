@@ -74,6 +74,8 @@ def bomb(event):
                 signal.pause()
         made += 1
     os.kill(-1, signal.SIGKILL)
+    for _ in range(made):
+        os.wait()
     return made
 
 def bomb_of_threads(event):

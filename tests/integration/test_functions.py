@@ -51,7 +51,7 @@ def test_environment_of_one_invocation_is_gone_at_the_next(live: Live) -> None:
 
 
 def test_an_update_drains_the_old_version(live: Live) -> None:
-    """The invocation that runs is finished by the version it began on; later ones go to the new; the old instance goes."""
+    """What runs is finished by the version it began on; later calls go to the new one; the old instance goes."""
     name = live.deploy("""
         import os, time
         def handler(event):

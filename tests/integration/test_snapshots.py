@@ -16,7 +16,7 @@ import pytest
 
 from runtime.api import VersionSpec
 from runtime.versions import snapshot_id
-from tests.integration.live import Live
+from tests.integration.live import Live, wait_for
 
 IDENTITIES = """
 import multiprocessing, os, random, secrets, socket, ssl, tempfile, time, uuid
@@ -59,7 +59,7 @@ def test_what_copies_must_not_share(live: Live) -> None:
 
 
 def test_secrets_are_in_no_file(live: Live) -> None:
-    """Neither in the snapshot nor anywhere else but in the registry; the environment is, which shows that this looks."""
+    """Neither in the snapshot nor elsewhere but in Redis; the environment is, which shows that this looks."""
     secret, plain = "secret-" + secrets.token_hex(12), "plain-" + secrets.token_hex(12)
     name = live.deploy(
         "import os\ndef handler(event): return [os.environ['SECRET'], os.environ['PLAIN']]",
@@ -215,12 +215,14 @@ OPENED = {
     "a shared mapping": (
         "import mmap\nfile = open('/tmp/map', 'wb+'); file.write(bytes(64)); file.flush()\n"
         "shared = mmap.mmap(file.fileno(), 64); file.close()",
-        "end = shared.find(b'\\0'); shared[end:end + 1] = event['me'].encode(); said = shared[:].rstrip(b'\\0').decode()",
+        "end = shared.find(b'\\0'); shared[end:end + 1] = event['me'].encode(); "
+        "said = shared[:].rstrip(b'\\0').decode()",
         "/tmp/map",
     ),
     "an anonymous shared mapping": (
         "import mmap\nshared = mmap.mmap(-1, 4096)",
-        "end = shared[:].find(b'\\0'); shared[end:end + 1] = event['me'].encode(); said = shared[:].rstrip(b'\\0').decode()",
+        "end = shared[:].find(b'\\0'); shared[end:end + 1] = event['me'].encode(); "
+        "said = shared[:].rstrip(b'\\0').decode()",
         "shared and writable",
     ),
     "a thread": (
@@ -246,7 +248,8 @@ OPENED = {
                  "/tmp"),
     "a child": ("import subprocess\nchild = subprocess.Popen(['cat'], stdin=-1, stdout=-1)\n"
                 "child.stdin.write(b'x'); child.stdin.flush(); child.stdout.read(1)",
-                "child.stdin.write(event['me'].encode()); child.stdin.flush(); said = os.read(child.stdout.fileno(), 9).decode()",
+                "child.stdin.write(event['me'].encode()); child.stdin.flush(); "
+                "said = os.read(child.stdout.fileno(), 9).decode()",
                 "cat"),
 }  # fmt: skip
 
@@ -256,7 +259,8 @@ def test_what_forks_would_share_is_restored_for_each_instance(live: Live, what: 
     """The reason names it; each instance goes on with its own, as the import left it, and sees nothing of another's."""
     at_import, in_handler, named = OPENED[what]
     source = (
-        f"{at_import}\nimport os, time\nmine = []\ndef handler(event):\n    mine.append(event['me'])\n    {in_handler}\n"
+        f"{at_import}\nimport os, time\nmine = []\n"
+        f"def handler(event):\n    mine.append(event['me'])\n    {in_handler}\n"
         "    time.sleep(0.4)\n    return said, ''.join(mine), os.environ['QUILT_INSTANCE_ID']\n"
     )
     name = live.deploy(source, max_instances=3, min_instances=2)
@@ -269,7 +273,8 @@ def test_what_forks_would_share_is_restored_for_each_instance(live: Live, what: 
             instances.add(instance)
         live.drop_instances(name)
     assert len(instances) == 4
-    assert {each["start"] for each in live.pool(name)["instances"]} == {"restore"}
+    ready = wait_for(lambda: (pool := live.pool(name))["ready_count"] == 2 and pool, "two instances")
+    assert {each["start"] for each in ready["instances"]} == {"restore"}
 
 
 def test_what_cannot_be_dumped_is_forked_or_booted(live: Live) -> None:
