@@ -250,6 +250,10 @@ def running(**more: Any) -> Iterator[Live]:
         assert not live.settings.run_path.exists(), "the run folder is still there"
     finally:
         if live.process is not None:
-            live.process.kill()
-            live.process.communicate()
+            live.process.terminate()
+            try:
+                live.process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                live.process.kill()
+                live.process.communicate()
         live.remove()
