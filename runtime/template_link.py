@@ -13,6 +13,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from runtime.guest.template import MESSAGE_LIMIT
@@ -143,6 +144,9 @@ class TemplateLink:
             self._exits.pop(instance_id, None)
             _closed(got)
             raise ForkFailed(str(message.get("error", "the template answered with nonsense"))[:500])
+        if not _is_pidfd(got[0]):
+            os.close(got[0])
+            raise ForkFailed("the template sent a descriptor that is no process")
         return got[0]
 
     def become(self, fds: list[int]) -> None:
@@ -161,3 +165,8 @@ def _closed(fds: list[int]) -> list[int]:
     for fd in fds:
         os.close(fd)
     return []
+
+
+def _is_pidfd(fd: int) -> bool:
+    """What a hostile template sends need not be what it says: only a pidfd can be waited for."""
+    return "pidfd" in str(Path(f"/proc/self/fd/{fd}").readlink())

@@ -14,6 +14,7 @@ from typing import Any
 
 from quilt_fn.errors import BuildFailed
 from quilt_fn.model.common import new_id
+from quilt_fn.states import StartKind
 from runtime.api import VersionSpec
 from runtime.spawner_client import SpawnerClient
 from runtime.template_link import ForkFailed, TemplateGone, TemplateLink
@@ -51,6 +52,7 @@ class Template:
     link: TemplateLink
     pidfd: int
     gauge: int
+    came_by: StartKind = StartKind.BOOT
     loaded: Loaded | None = None
     instances: int = 0
     used_at: float = field(default_factory=time.monotonic)
@@ -120,6 +122,7 @@ async def restore(
         "restore", container=name, snapshot=snapshot, network=spec.network, label=label, **limits(spec)
     )
     template = _template(name, spawner, fds)
+    template.came_by = StartKind.RESTORE
     template.loaded = known
     return template if known is not None else await greet(template)
 

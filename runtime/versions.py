@@ -300,7 +300,8 @@ class Version:
             if template is None:
                 continue
             try:
-                instance = await (self._fork(template, kind) if self.forkable else self._become(template, kind))
+                start = self._fork(template, kind) if self.forkable else self._become(template, template.came_by)
+                instance = await start
             except (ForkFailed, TemplateGone, SpawnerError) as error:
                 last = error
                 self.reasons[StartKind.FORK] = str(error)

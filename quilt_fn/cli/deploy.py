@@ -51,7 +51,12 @@ def _pairs(_ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     "--env", "environment", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="Environment; repeatable."
 )
 @click.option(
-    "--secret", "secrets", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="As --env, in no snapshot: it comes at the fork."
+    "--secret",
+    "secrets",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=VALUE",
+    help="As --env, in no snapshot: it comes at the fork.",
 )
 @click.option("--network", type=click.Choice(["egress", "none"]), help="What it may reach.")
 @click.option("--before-snapshot", multiple=True, metavar="MODULE:FUNCTION", help="A hook; repeatable.")

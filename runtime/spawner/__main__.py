@@ -5,7 +5,6 @@ behind.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -54,7 +53,6 @@ def main() -> int:
         if not networks.reason:
             networks.teardown()
         config.socket.unlink(missing_ok=True)
-        shutil.rmtree(config.run / "build", ignore_errors=True)
     return 0
 
 

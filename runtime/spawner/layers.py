@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.spawner import tenants
+from runtime.spawner import kernel, tenants
 from runtime.spawner.bundles import own_by_root
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.names import Config
@@ -43,20 +43,19 @@ def build(
 def _build(config: Config, groups: Cgroups, tenant: str, target: Path, requirements: list[str],
            say: Callable[[str], None]) -> None:  # fmt: skip
     builder = tenants.base_id(config, tenant) + tenants.BUILDER
-    # The builder must reach its folders through root's 0700 one: it gets a private, open place of its own.
-    place = config.run / "build" / f"{target.name}-{os.getpid()}"
+    # The state folder may lie where the builder can't go (below /root, say): it works on a mount of its cache elsewhere.
+    place = config.mounts / "build" / f"{target.name}-{os.getpid()}"
     cache = config.state.parent / "cache" / tenant
     work = cache / f".build-{target.name}-{os.getpid()}"
-    for folder in (cache.parent, cache, work):
+    for folder in (cache, work, place):
         folder.mkdir(parents=True, exist_ok=True)
-    cache.parent.chmod(0o711)
     for folder in (cache, work):
         os.chown(folder, builder, builder)
         folder.chmod(0o700)
     group = f"build-{target.name}"
     groups.make(group, LIMITS)
     try:
-        _install(config, groups, group, builder, work, cache, requirements, say)
+        _install(config, groups, group, builder, work, place, requirements, say)
         own_by_root(work)
         work.chmod(0o755)
         top = target.with_name(f".{target.name}.{os.getpid()}")
@@ -69,18 +68,19 @@ def _build(config: Config, groups: Cgroups, tenant: str, target: Path, requireme
     finally:
         groups.remove(group)
         shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(place, ignore_errors=True)
+        place.rmdir()
 
 
-def _install(config: Config, groups: Cgroups, group: str, builder: int, work: Path, cache: Path,
+def _install(config: Config, groups: Cgroups, group: str, builder: int, work: Path, place: Path,
              requirements: list[str], say: Callable[[str], None]) -> None:  # fmt: skip
     (work / "requirements.txt").write_text("\n".join(requirements) + "\n")
     uv = os.open(config.uv, os.O_RDONLY)
-    command = ["uv", "pip", "install", "--python", config.python, "--target", str(work / "site"), "--only-binary",
+    inside = place / work.name
+    command = ["uv", "pip", "install", "--python", config.python, "--target", str(inside / "site"), "--only-binary",
                ":all:", "--link-mode", "copy", "--compile-bytecode", "--no-config", "--no-python-downloads",
-               "--cache-dir", str(cache / "uv"), "-r", str(work / "requirements.txt")]  # fmt: skip
+               "--cache-dir", str(place / "uv"), "-r", str(inside / "requirements.txt")]  # fmt: skip
     passed = {k: v for k, v in os.environ.items() if k.upper() in _PASS_ON or k.startswith("UV_")}
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(work), "LANG": "C.UTF-8", "NO_COLOR": "1", **passed}
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(inside), "LANG": "C.UTF-8", "NO_COLOR": "1", **passed}
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -88,10 +88,13 @@ def _install(config: Config, groups: Cgroups, group: str, builder: int, work: Pa
             groups.join(group)
             os.dup2(write, 1)
             os.dup2(write, 2)
+            kernel.unshare(kernel.CLONE_NEWNS)
+            kernel.mount("", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+            kernel.mount(str(work.parent), str(place), None, kernel.MS_BIND)
             os.setgroups([])
             os.setresgid(builder, builder, builder)
             os.setresuid(builder, builder, builder)
-            os.chdir(work)
+            os.chdir(inside)
             os.umask(0o022)
             os.set_inheritable(uv, True)
             os.execve(uv, command, environment)

@@ -67,7 +67,9 @@ def made_socket(family, kind, protocol=0):
 
 
 def cloned(flags):
-    pid = LIBC.syscall(ctypes.c_long(NUMBERS["clone"][0 if X86 else 1]), ctypes.c_long(flags | signal.SIGCHLD), 0, 0, 0, 0)
+    pid = LIBC.syscall(
+        ctypes.c_long(NUMBERS["clone"][0 if X86 else 1]), ctypes.c_long(flags | signal.SIGCHLD), 0, 0, 0, 0
+    )
     if pid == 0:
         os._exit(0)
     if pid < 0:
@@ -154,7 +156,9 @@ def mounts():
     for kind in ("sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "devtmpfs", "pstore",
                  "fusectl", "nfsd", "efivarfs", "hugetlbfs", "ext4", "xfs", "btrfs"):  # fmt: skip
         source = b"/dev/vda" if kind in ("ext4", "xfs", "btrfs") else b"none"
-        found[f"mount {kind}"] = in_child(lambda kind=kind, source=source: call("mount", source, b"/srv", kind.encode(), 0, 0))
+        found[f"mount {kind}"] = in_child(
+            lambda kind=kind, source=source: call("mount", source, b"/srv", kind.encode(), 0, 0)
+        )
     MS_REMOUNT, MS_BIND = 32, 4096
     for name, flags in (("bind", MS_REMOUNT | MS_BIND), ("whole", MS_REMOUNT), ("rec", MS_REMOUNT | MS_BIND | 16384),
                         ("with magic", 0xC0ED0000 | MS_REMOUNT | MS_BIND)):  # fmt: skip
@@ -191,10 +195,14 @@ def others(pids):
     """Processes that are seen, and those of the machine that can be signalled."""
     mine = {os.getpid(), *(int(p) for p in open(f"/proc/self/task/{os.getpid()}/children").read().split())}
     seen = sorted(int(n) for n in os.listdir("/proc") if n.isdigit() and int(n) not in mine)
-    signalled = [pid for pid in pids if pid not in mine and pid != 1 and made(lambda pid=pid: os.kill(pid, 0)) != "ESRCH"]
+    signalled = [
+        pid for pid in pids if pid not in mine and pid != 1 and made(lambda pid=pid: os.kill(pid, 0)) != "ESRCH"
+    ]
     first = {name: made(lambda name=name: os.listdir(f"/proc/1/{name}")) for name in ("root", "cwd", "map_files")}
     first["fd"] = "EACCES" if os.listdir("/proc/1/fd") == [] else made(lambda: os.readlink("/proc/1/fd/0"))
-    first |= {name: made(lambda name=name: open(f"/proc/1/{name}", "rb").read(1)) for name in ("environ", "mem", "maps")}
+    first |= {
+        name: made(lambda name=name: open(f"/proc/1/{name}", "rb").read(1)) for name in ("environ", "mem", "maps")
+    }
     first |= {"ns": made(lambda: os.readlink("/proc/1/ns/mnt")), "exe": made(lambda: os.readlink("/proc/1/exe"))}
     first |= {"kill": in_child(lambda: made(lambda: os.kill(1, signal.SIGKILL)))}
     return {"seen": seen, "signalled": signalled, "first": first}

@@ -31,7 +31,7 @@ def null() -> int:
 
 
 def say(sock: socket.socket, message: object, fds: int = 0) -> None:
-    sent = [null() for _ in range(fds)]
+    sent = [os.pidfd_open(os.getpid()) for _ in range(fds)]
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", sent))] if fds else []
     sock.sendmsg([message if isinstance(message, bytes) else json.dumps(message).encode()], ancillary)
     protocol.close(sent)
@@ -346,3 +346,14 @@ async def test_who_is_cancelled_leaves_the_kit_in_stock(maker: Maker) -> None:
     await until(lambda: stock._ready)
     await stock.close()
     assert len(maker.ended) == 1
+
+
+async def test_a_descriptor_that_is_no_process_is_a_failed_fork(template: Played) -> None:
+    task = asyncio.create_task(template.link.fork("ins_1", [], lambda _: None))
+    await template.heard()
+    fd = null()
+    answer = json.dumps({"op": "forked", "instance": "ins_1"}).encode()
+    template.sock.sendmsg([answer], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    os.close(fd)
+    with pytest.raises(ForkFailed, match="no process"):
+        await task
