@@ -80,12 +80,12 @@ class Turn:
 class Waiter:
     """A place in the queue. `turn` gives a Turn, or raises InvocationTimeout, StartFailed or what ended the pool."""
 
-    __slots__ = ("since", "timer", "turn")
+    __slots__ = ("deadline", "since", "turn")
 
-    def __init__(self, turn: asyncio.Future[Turn], since: float) -> None:
+    def __init__(self, turn: asyncio.Future[Turn], since: float, deadline: float) -> None:
         self.turn = turn
         self.since = since
-        self.timer: Timer | None = None
+        self.deadline = deadline
 
 
 class Executor(Protocol):
@@ -138,6 +138,10 @@ class VersionPool:
         self.start_failures = 0
         self.last_error: str | None = None
         self._waiters: deque[Waiter] = deque()
+        self._watched = math.inf
+        self._watch_timer: Timer | None = None
+        self._reconsider_at = 0
+        """Having been told to look again later, the pool does not ask at each further waiter, but when they have doubled."""
         self._executor = executor
         self._clock = clock
         self._now = clock.now
@@ -181,14 +185,32 @@ class VersionPool:
         now = self._now()
         if self.start_failures >= START_ATTEMPTS and now < self._not_before and not self.slots and not self.warming:
             raise self._start_error()
-        waiter = Waiter(asyncio.get_running_loop().create_future(), now)
-        left_s = deadline - self._clock.wall()
-        waiter.timer = self._clock.later(left_s, lambda: self._overdue(waiter))
+        waiter = Waiter(asyncio.get_running_loop().create_future(), now, deadline)
+        if deadline < self._watched:
+            self._watch(deadline)
         self._waiters.append(waiter)
         self.queued += 1
         self.arrivals += 1
-        self.consider()
+        if self._look_again is None or self.queued >= self._reconsider_at:
+            self.consider()
         return waiter
+
+    def _watch(self, deadline: float) -> None:
+        """Look at `deadline` (epoch s) who is overdue: one timer for all, since most waiters are served long before."""
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
+        self._watched = deadline
+        self._watch_timer = self._clock.later(deadline - self._clock.wall(), self._expire)
+
+    def _expire(self) -> None:
+        self._watched, self._watch_timer = math.inf, None
+        wall = self._clock.wall()
+        for waiter in list(self._waiters):
+            if not waiter.turn.done() and waiter.deadline <= wall:
+                self._overdue(waiter)
+        left = [waiter.deadline for waiter in self._waiters if not waiter.turn.done()]
+        if left:
+            self._watch(min(left))
 
     def release(self, slot: Slot, run_s: float) -> None:
         """The invocation (and its stream) is over. Never raises for what the instance did."""
@@ -224,19 +246,16 @@ class VersionPool:
         if waiter is None:
             raise InternalError(f"pool {self.spec.key}: {self.queued} are queued, but none waits")
         self._waiters.popleft()
-        self._leave(waiter)
+        self._leave()
         waited_ms = (self._now() - waiter.since) * 1000
         start_ms = min(start_ms, waited_ms)
         waiter.turn.set_result(Turn(slot, start, waited_ms - start_ms, start_ms))
 
-    def _leave(self, waiter: Waiter) -> None:
+    def _leave(self) -> None:
         self.queued -= 1
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-            waiter.timer = None
 
     def _fail(self, waiter: Waiter, error: QuiltError) -> None:
-        self._leave(waiter)
+        self._leave()
         waiter.turn.set_exception(_again(error))
         self._check_empty()
 
@@ -389,6 +408,7 @@ class VersionPool:
                     self._executor.end(slot, reason)
                 case LookAgain(after_s):
                     self._look_again = self._clock.later(after_s, self.consider)
+                    self._reconsider_at = 2 * self.queued
                 case _:
                     assert_never(action)
 
@@ -420,6 +440,9 @@ class VersionPool:
         if self._look_again is not None:
             self._look_again.cancel()
             self._look_again = None
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
+            self._watch_timer = None
         while (waiter := self._first_waiter()) is not None:
             self._fail(waiter, error)
         idle, self.idle = self.idle, []
