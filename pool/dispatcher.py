@@ -141,7 +141,7 @@ class VersionPool:
         self._watched = math.inf
         self._watch_timer: Timer | None = None
         self._reconsider_at = 0
-        """Having been told to look again later, the pool does not ask at each further waiter, but when they have doubled."""
+        """Having been told to look again later, the pool asks when the waiters have doubled, not at each of them."""
         self._executor = executor
         self._clock = clock
         self._now = clock.now

@@ -39,7 +39,7 @@ class FunctionOptions(TypedDict, total=False):
     max_queue: int
     environment: Mapping[str, str]
     secrets: Mapping[str, str] | Sequence[str]
-    """Values by name, or names of variables of the environment of who deploys. Given at the fork: in no template and no snapshot."""
+    """Values by name, or names of variables of the environment of who deploys. In no template and no snapshot."""
     before_snapshot: Hook | Sequence[Hook]
     """Run once, before the snapshot: what they load, every instance has."""
     after_restore: Hook | Sequence[Hook]

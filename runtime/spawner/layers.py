@@ -43,7 +43,7 @@ def build(
 def _build(config: Config, groups: Cgroups, tenant: str, target: Path, requirements: list[str],
            say: Callable[[str], None]) -> None:  # fmt: skip
     builder = tenants.base_id(config, tenant) + tenants.BUILDER
-    # The state folder may lie where the builder can't go (below /root, say): it works on a mount of its cache elsewhere.
+    # The state folder may lie where the builder can't go, below /root say: it works on a mount of its cache elsewhere.
     place = config.mounts / "build" / f"{target.name}-{os.getpid()}"
     cache = config.state.parent / "cache" / tenant
     work = cache / f".build-{target.name}-{os.getpid()}"
