@@ -63,10 +63,9 @@ class KitStock:
 
     async def take(self) -> Kit:
         """A kit, from the stock or made now. Raises SpawnerError."""
+        self._refill_soon()
         if self._ready:
-            kit = self._ready.popleft()
-            self._refill_soon()
-            return kit
+            return self._ready.popleft()
         future: asyncio.Future[Kit] = asyncio.get_running_loop().create_future()
         self._waiters.append(future)
         if self._making < len(self._waiters):

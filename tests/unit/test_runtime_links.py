@@ -357,3 +357,11 @@ async def test_a_descriptor_that_is_no_process_is_a_failed_fork(template: Played
     os.close(fd)
     with pytest.raises(ForkFailed, match="no process"):
         await task
+
+
+async def test_a_stock_that_was_empty_is_filled_after_the_first_take(maker: Maker) -> None:
+    stock = await stock_of(maker, 2)
+    kit = await stock.take()
+    await until(lambda: len(stock._ready) == 2)
+    await give_back(maker, kit)
+    await stock.close()
