@@ -54,6 +54,10 @@ class SpawnerClient:
         except TimeoutError:
             raise SpawnerError(f"no spawner answers at {self.path}; is `quilt up` running?") from None
 
+    @property
+    def connected(self) -> bool:
+        return self._up.is_set()
+
     async def close(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()

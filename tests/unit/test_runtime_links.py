@@ -259,6 +259,7 @@ class Maker:
 
     def __init__(self) -> None:
         self.kits: set[str] = set()
+        self.connected = True
         self.batches: list[int] = []
         self.ended: list[str] = []
         self.fails = 0
@@ -365,3 +366,12 @@ async def test_a_stock_that_was_empty_is_filled_after_the_first_take(maker: Make
     await until(lambda: len(stock._ready) == 2)
     await give_back(maker, kit)
     await stock.close()
+
+
+async def test_a_kit_of_a_spawner_that_is_away_is_left_to_the_next_one(maker: Maker) -> None:
+    stock = await stock_of(maker, 1)
+    stock.fill()
+    await until(lambda: len(stock._ready) == 1)
+    maker.connected = False
+    await stock.close()
+    assert maker.ended == [] and not maker.kits
