@@ -137,7 +137,9 @@ def show(private: Private, function: Function, example: Example) -> list[Line]:
             function.to_zero()
             function.drop(snapshot=start == "boot")
             found[start].append(timed(function, start, example))
-    with Occupier(private.settings.port, private.key, function.name, RUNS["fork"] + 0.5) as occupier:
+    # A round is an idle while and two forks, each shorter than a restore; the function's own limit is 30 s.
+    round_s = 1.0 + max(found["restore"]) / 1000
+    with Occupier(private.settings.port, private.key, function.name, min(25.0, RUNS["fork"] * round_s)) as occupier:
         for _ in range(RUNS["fork"]):
             occupier.occupy_one_more()
             found["fork"].append(timed(function, "fork", example))
