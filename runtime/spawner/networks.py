@@ -243,7 +243,9 @@ def _subnet_of(bridge: str) -> ipaddress.IPv4Network | None:
 
 
 def _free_subnet(seed: int) -> ipaddress.IPv4Network:
-    """One of the 1,024 /22 networks of 10.64.0.0/10-ish space that overlaps no address or route of this machine."""
+    """The first of the 1,024 /22 networks of 10.64.0.0/12, from a place of the platform's own, that no route or address of this
+    machine overlaps.
+    """
     taken = [ipaddress.ip_network(f"{a}/32") for a in _host_addresses()]
     for route in _json("-4", "route", "show", "table", "all"):
         with contextlib.suppress(ValueError):
