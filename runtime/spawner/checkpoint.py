@@ -1,4 +1,4 @@
-"""CRIU: dump a container and leave it running, restore it into a new root. SNAPSHOTS.md-grade traps are noted where
+"""CRIU: dump a container and leave it running, restore it into a new root. Its traps are noted where
 they bite.
 
 Both run inside the container's network namespace, so that CRIU sees no namespace of its own to save (which would call

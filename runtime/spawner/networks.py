@@ -243,9 +243,7 @@ def _subnet_of(bridge: str) -> ipaddress.IPv4Network | None:
 
 
 def _free_subnet(seed: int) -> ipaddress.IPv4Network:
-    """The first of the 1,024 /22 networks of 10.64.0.0/12, from a place of the platform's own, that no route or address of this
-    machine overlaps.
-    """
+    """The first of the 1,024 /22 networks of 10.64.0.0/12 that overlaps no route or address here, from `seed` on."""
     taken = [ipaddress.ip_network(f"{a}/32") for a in _host_addresses()]
     for route in _json("-4", "route", "show", "table", "all"):
         with contextlib.suppress(ValueError):
