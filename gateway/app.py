@@ -6,34 +6,22 @@ Not here: `/fn/`, the hot path, which `put_before_router` serves past all of thi
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from aiohttp import web
 
 from gateway import bundles, functions, invocations, keys, system
 from gateway.auth import NOBODY, authenticate
-from gateway.context import REQUEST_ID, Ask, Background, Handler, Ids, Services, sane_request_id
+from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
 from gateway.functions import REPLAYS
 from gateway.idempotency import Replays
 from gateway.invoke import PREFIX, Invoker
 from gateway.responses import NoResponse, gone
+from gateway.route import Route
 from pool.api import Platform
 from quilt_fn.settings import Settings
 
 INVOKER = web.AppKey("invoker", Invoker)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A line of the table. `public`: no key is asked for here; `token`: the key may also come as `?token=`."""
-
-    method: str
-    path: str
-    handler: Handler
-    says: str
-    public: bool = False
-    token: bool = False
 
 
 FUNCTION = "/api/functions/{function_id}"

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import quilt_fn.errors
-from gateway.app import ROUTES, Route
+from gateway.app import ROUTES
+from gateway.route import Route
 from quilt_fn.errors import EXIT_CODE, HTTP_STATUS, QuiltError
 
 HTTP_API = """\

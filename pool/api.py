@@ -7,12 +7,13 @@ first; another tenant's things are not found.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord
+from quilt_fn.model.operation import OperationRecord
 from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
 
@@ -52,6 +53,47 @@ class Served:
     start_ms: float
     run_ms: float
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+Report = Callable[[float | None, str | None], None]
+"""Given to the work of an operation: percent done (None leaves it) and what it is doing (None leaves it). No I/O."""
+
+
+class Operations(Protocol):
+    """Asynchronous work with a durable receipt. What was running when its node died is `failed` with NODE_RESTARTED."""
+
+    async def begin(
+        self,
+        tenant_id: str,
+        operation_type: str,
+        target: tuple[str, str],
+        work: Callable[[Report], Awaitable[dict[str, Any] | None]],
+        *,
+        timeout_s: float,
+        cancellable: bool = True,
+    ) -> OperationRecord:
+        """Write the receipt (durable before this returns), then run `work` in a task of this node.
+
+        `target` is (resource type, resource id). What `work` returns is the operation's `result`; a QuiltError that it
+        raises becomes its `error` and `reason_code`. It is cancelled (asyncio) at `timeout_s`, by `cancel` and at
+        shutdown, and must then undo what it had half made. Raises RegistryUnavailable; nothing has begun then.
+        """
+        ...
+
+    async def get(self, tenant_id: str, operation_id: str, wait_s: float = 0.0) -> OperationRecord:
+        """With `wait_s`, not before it has ended or the time is over. Raises OperationNotFound."""
+        ...
+
+
+class Events(Protocol):
+    """What happens on this platform, for whoever listens: a bounded log with numbers that only grow."""
+
+    def publish(self, tenant_id: str, kind: str, data: Mapping[str, Any]) -> None:
+        """`kind`: OperationUpdate | container_update | function_update | pool_update | invocation | volume_update.
+
+        `data` holds the ids that listeners filter by: operation_id, container_id, function_id. No I/O; never raises.
+        """
+        ...
 
 
 class Platform(Protocol):

@@ -9,14 +9,18 @@ Not here: the error body's shape (`quilt_fn.model.common`) and its translation t
     ├── Unauthenticated, Forbidden
     ├── NotFound
     │   ├── FunctionNotFound, InvocationNotFound, BundleNotFound, RouteNotFound
+    │   ├── ContainerNotFound, ImageNotFound, VolumeNotFound, FileNotThere, OperationNotFound
+    │   ├── SessionNotFound, ServiceNotFound
     ├── MethodNotAllowed
     ├── Conflict                the state forbids it (409)
     │   ├── NameTaken, FunctionNotDeployed, FunctionPaused, PlatformHeld
+    │   ├── ContainerNotRunning, ContainerBusy, VolumeAttached, OperationEnded
     ├── PayloadTooLarge
+    │   └── VolumeFull
     ├── LimitReached            429
-    │   └── QueueFull
+    │   ├── QueueFull, RateLimited, QuotaExceeded
     ├── Unavailable             503
-    │   ├── FunctionBroken, RegistryUnavailable, StartFailed, NotRunning
+    │   ├── FunctionBroken, RegistryUnavailable, StartFailed, NotRunning, ContainerBroken
     ├── BuildFailed             the user's code or requirements do not build (422)
     ├── FunctionFailed          the user's function failed
     │   ├── HandlerError, HandlerOutOfMemory, ResultNotSerialisable, ResultTooLarge
@@ -100,6 +104,36 @@ class RouteNotFound(NotFound):
     error_code = "ROUTE_NOT_FOUND"
 
 
+class ContainerNotFound(NotFound):
+    error_code = "CONTAINER_NOT_FOUND"
+
+
+class ImageNotFound(NotFound):
+    error_code = "IMAGE_NOT_FOUND"
+
+
+class VolumeNotFound(NotFound):
+    error_code = "VOLUME_NOT_FOUND"
+
+
+class FileNotThere(NotFound):
+    """A path within a volume or a container that is not there."""
+
+    error_code = "FILE_NOT_FOUND"
+
+
+class OperationNotFound(NotFound):
+    error_code = "OPERATION_NOT_FOUND"
+
+
+class SessionNotFound(NotFound):
+    error_code = "SESSION_NOT_FOUND"
+
+
+class ServiceNotFound(NotFound):
+    error_code = "SERVICE_NOT_FOUND"
+
+
 class MethodNotAllowed(QuiltError):
     error_code = "METHOD_NOT_ALLOWED"
 
@@ -124,8 +158,39 @@ class PlatformHeld(Conflict):
     error_code = "PLATFORM_HELD"
 
 
+class ContainerNotRunning(Conflict):
+    """`details.state` says what it is instead."""
+
+    error_code = "CONTAINER_NOT_RUNNING"
+
+
+class ContainerBusy(Conflict):
+    """Another change of the same container is under way; `details.state` says which."""
+
+    error_code = "CONTAINER_BUSY"
+    retryable = True
+
+
+class VolumeAttached(Conflict):
+    """`details.attached_to` names the containers and functions."""
+
+    error_code = "VOLUME_ATTACHED"
+
+
+class OperationEnded(Conflict):
+    """What has ended can't be cancelled; `details.status` says how it ended."""
+
+    error_code = "OPERATION_ENDED"
+
+
 class PayloadTooLarge(QuiltError):
     error_code = "PAYLOAD_TOO_LARGE"
+
+
+class VolumeFull(PayloadTooLarge):
+    """A volume's size limit, or the disk below it, has no room for this."""
+
+    error_code = "VOLUME_FULL"
 
 
 class LimitReached(QuiltError):
@@ -135,6 +200,17 @@ class LimitReached(QuiltError):
 
 class QueueFull(LimitReached):
     error_code = "QUEUE_FULL"
+
+
+class RateLimited(LimitReached):
+    error_code = "RATE_LIMITED"
+
+
+class QuotaExceeded(LimitReached):
+    """`details` holds `quota`, `limit`, `used` and `asked`."""
+
+    error_code = "QUOTA_EXCEEDED"
+    retryable = False
 
 
 class Unavailable(QuiltError):
@@ -158,6 +234,13 @@ class NotRunning(Unavailable):
     """No platform runs on the state folder that was named."""
 
     error_code = "NOT_RUNNING"
+    retryable = False
+
+
+class ContainerBroken(Unavailable):
+    """A container whose state is `error`; it can be deleted."""
+
+    error_code = "CONTAINER_BROKEN"
     retryable = False
 
 

@@ -65,6 +65,16 @@ class SnapshotState(StrEnum):
     DELETING = "deleting"
 
 
+class OperationStatus(StrEnum):
+    ACCEPTED = "accepted"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
 class StartKind(StrEnum):
     """How the instance that served an invocation came to be for it. A `cold_start` is every kind but `warm`."""
 
@@ -126,6 +136,18 @@ SNAPSHOT: Mapping[SnapshotState, frozenset[SnapshotState]] = {
     SnapshotState.READY: frozenset({SnapshotState.DELETING}),
     SnapshotState.ERROR: frozenset({SnapshotState.DELETING}),
     SnapshotState.DELETING: frozenset(),
+}
+
+_ENDED_EARLY = frozenset({OperationStatus.FAILED, OperationStatus.CANCELLED})
+
+OPERATION: Mapping[OperationStatus, frozenset[OperationStatus]] = {
+    OperationStatus.ACCEPTED: frozenset({OperationStatus.QUEUED, OperationStatus.RUNNING}) | _ENDED_EARLY,
+    OperationStatus.QUEUED: frozenset({OperationStatus.RUNNING}) | _ENDED_EARLY,
+    OperationStatus.RUNNING: frozenset({OperationStatus.SUCCEEDED, OperationStatus.TIMED_OUT}) | _ENDED_EARLY,
+    OperationStatus.SUCCEEDED: frozenset(),
+    OperationStatus.FAILED: frozenset(),
+    OperationStatus.CANCELLED: frozenset(),
+    OperationStatus.TIMED_OUT: frozenset(),
 }
 
 

@@ -1,0 +1,137 @@
+"""Containers as the API takes and gives them: create, record, exec.
+
+Not here: terminals, volumes and networks, which have files of their own; who keeps and runs them (`pool.containers`,
+`runtime.containers`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from quilt_fn.model.common import Model, Record
+from quilt_fn.model.function import Environment, Name, _environment_size
+from quilt_fn.states import ContainerState
+
+Argument = Annotated[str, StringConstraints(max_length=131_072, pattern=r"^[^\x00]*$")]
+Command = Annotated[list[Argument], Field(min_length=1, max_length=4096)]
+"""An argument vector; never a string, which somebody would have to split."""
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00]*$", max_length=4096)]
+User = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$")
+]
+"""`name`, `uid`, `name:group` or `uid:gid`, looked up in the container's own /etc/passwd and /etc/group."""
+Attachment = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}:/[^:\x00]+(:ro|:rw)?$", max_length=1200)
+]
+"""`<volume>:<target>[:ro]`."""
+
+EXEC_TIMEOUT_MS = 30_000
+EXEC_TIMEOUT_MAX_MS = 600_000
+OUTPUT_LIMIT_BYTES = 1 << 20
+
+
+class ContainerCreate(Model):
+    name: Name
+    image: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "host"
+    command: Command | None = None
+    volumes: list[Attachment] = Field(default=[], max_length=32)
+    working_directory: AbsolutePath = "/"
+    memory_limit_mb: int = Field(512, ge=16, le=1_048_576)
+    cpu_limit_percent: int = Field(100, ge=1, le=100_000)
+    pids_limit: int = Field(512, ge=4, le=32_768)
+    environment: Environment = {}
+    labels: dict[str, str] = {}
+    strict: bool = False
+    network: Literal["bridge", "none"] = "bridge"
+    ttl_seconds: float | None = Field(None, gt=0, le=31_536_000)
+    restart: Literal["no", "on-failure", "always"] = "no"
+
+    _environment_size = field_validator("environment")(_environment_size)
+
+
+class Checks(Record):
+    """What readiness was found to be, each asked for and not assumed; None where it does not apply."""
+
+    state_running: bool
+    init_responsive: bool
+    network_configured: bool | None
+    image_valid: bool
+
+
+class ContainerRecord(Record):
+    """Times are ISO 8601 UTC. `exit_code` is the command's (128 + signal where one ended it); `exit_reason` tells apart
+    `exited`, `signalled`, `out_of_memory`, `init_died`, `stopped`, `killed`.
+    """
+
+    container_id: str
+    tenant_id: str
+    name: str
+    state: ContainerState
+    image: str
+    command: list[str] | None
+    volumes: list[str]
+    pid: int | None
+    exit_code: int | None
+    exit_reason: str | None
+    error_message: str | None
+    ip_address: str | None
+    created_at: str
+    started_at: str | None
+    exited_at: str | None
+    working_directory: str
+    memory_limit_mb: int
+    cpu_limit_percent: int
+    pids_limit: int
+    strict: bool
+    network: str
+    restart: str
+    restart_count: int
+    ttl_seconds: float | None
+    expires_at: str | None
+    labels: dict[str, str]
+    exec_ready: bool
+    network_ready: bool
+    checks: Checks
+
+
+class ExecRequest(Model):
+    command: Command
+    workdir: AbsolutePath | None = None
+    timeout_ms: int = Field(EXEC_TIMEOUT_MS, ge=1, le=EXEC_TIMEOUT_MAX_MS)
+    environment: Environment = {}
+    stdin: str | None = None
+    user: User | None = None
+
+    _environment_size = field_validator("environment")(_environment_size)
+
+
+class ExecResult(Record):
+    """`stdout` and `stderr` hold at most 1 MiB each, bytes that are not UTF-8 replaced; `truncated` says whether more
+    came. `exit_code` is 128 + signal where a signal ended the command.
+    """
+
+    container_id: str
+    exit_code: int
+    stdout: str
+    stderr: str
+    execution_time_ms: float
+    timed_out: bool
+    truncated: bool
+
+
+class StreamRequest(Model):
+    command: Command
+    working_directory: AbsolutePath | None = None
+    environment: Environment = {}
+    timeout_ms: int | None = Field(None, ge=1, le=86_400_000)
+    stdin_data: str | None = None
+    """Base64."""
+    user: User | None = None
+
+    _environment_size = field_validator("environment")(_environment_size)
+
+
+Frame = dict[str, Any]
+"""One line of a stream: started, stdout, stderr, timeout, exit or error (API: exec stream)."""

@@ -1,0 +1,184 @@
+"""What the pool sees of one node's containers: specs in, live containers out. Interfaces and values only, no I/O.
+
+Not here: records, names, restart policy, quotas (`pool.containers`); how a sandbox is made (`runtime.spawner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A volume at a place in a container. `target` is absolute and was checked by `pool.containers.targets`."""
+
+    volume_id: str
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """Everything that a start needs. The writable layer below `container_id` outlives stops and restarts."""
+
+    tenant_id: str
+    container_id: str
+    hostname: str
+    image: str = "host"
+    memory_mb: int = 512
+    cpu_percent: int = 100
+    pids: int = 512
+    network: str = "bridge"
+    strict: bool = False
+    attached: tuple[Attached, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command for init to start. Without `tty` its stdin, stdout and stderr are pipes.
+
+    `user` is `name`, `uid`, `name:group` or `uid:gid`; None is the container's root.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    working_directory: str = "/"
+    user: str | None = None
+    tty: tuple[int, int] | None = None
+    """(columns, rows) of a pseudo-terminal instead of pipes."""
+
+
+class CommandNotStarted(Exception):
+    """A command that init could not start, told as a shell tells it: `exit_code` 127 where it is not there, 126 where
+    it can't be executed, 125 where its user or folder is not there or the container has no room for a process.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class InitStatus:
+    """What a container's init says of itself. `main_exit` is an exit code, 128 + signal where one ended it."""
+
+    main_pid: int | None
+    main_exit: int | None
+    processes: int
+
+
+class Process(Protocol):
+    """A command that runs in a container. `pid` is the container's own number.
+
+    The descriptors are non-blocking and the caller's to close; closing `stdin` is the command's end of file. With a tty
+    `stdin` and `stdout` are one descriptor, the terminal's outer side, and `stderr` is None. `wait` may be awaited by
+    several, and again after the end. The command's own children are not waited for: they may hold stdout open.
+    """
+
+    pid: int
+    stdin: int
+    stdout: int
+    stderr: int | None
+
+    async def wait(self) -> int:
+        """The exit code; 128 + signal where one ended it. Raises ContainerNotRunning when the container ended first."""
+        ...
+
+    async def kill(self, signal: int) -> None:
+        """To the command's process group. Nothing happens where it has ended."""
+        ...
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Of a tty. Nothing happens where there is none."""
+        ...
+
+
+class InitLink(Protocol):
+    """The connection to one container's init, which starts commands and reports their ends. `runtime.containers.link`.
+
+    It survives nothing: when it is lost (init ended, or the node did), `on_lost` is called once; a new one is made on a
+    new connection from the spawner's `connect`. Commands started over a lost link go on, but nobody hears of their end.
+    All methods raise ContainerNotRunning once the link is lost, and Unavailable when init does not answer in time.
+    """
+
+    on_lost: Callable[[], None]
+    on_main_exit: Callable[[int], None]
+
+    async def status(self, timeout_s: float = 2.0) -> InitStatus: ...
+
+    async def set_log(self, files: tuple[int, int], limit_bytes: int) -> None:
+        """Give init the two files between which it rotates the main command's output (`runtime.containers.log`)."""
+        ...
+
+    async def start_main(self, command: Command) -> int:
+        """Start the container's own command; its pid in there. Its output goes to the log. Raises Conflict while one
+        runs, CommandNotStarted.
+        """
+        ...
+
+    async def run(self, command: Command) -> Process:
+        """Start a command. Raises CommandNotStarted."""
+        ...
+
+    async def kill(self, pid: int, signal: int) -> None:
+        """One process of the container by its own number; -1 for all of them but init. Raises NotFound."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LiveContainer(Protocol):
+    """A container that runs on this node. `link` is None while the connection is being made anew."""
+
+    container_id: str
+    tenant_id: str
+    pid: int
+    """Of its init, as this machine counts."""
+    address: str | None
+    link: InitLink | None
+    started_at: float
+
+
+class Containers(Protocol):
+    """One node's containers. Calls for one container must not overlap: the pool holds a lock for each."""
+
+    def get(self, container_id: str) -> LiveContainer | None:
+        """The live container, without I/O; None where it does not run here."""
+        ...
+
+    async def start(self, spec: ContainerSpec) -> LiveContainer:
+        """Make its sandbox on its writable layer (made at the first start) and connect to its init.
+
+        Raises ImageNotFound, VolumeNotFound, SpawnerError; what was half made is gone then, but the writable layer.
+        """
+        ...
+
+    async def stop(self, container_id: str, timeout_s: float) -> None:
+        """SIGTERM to all, `timeout_s`, SIGKILL; then cgroup, network and mounts go. The writable layer stays.
+        Idempotent.
+        """
+        ...
+
+    async def delete(self, container_id: str) -> None:
+        """Kill it where it runs, and remove all of it, writable layer included. Idempotent."""
+        ...
+
+    async def pause(self, container_id: str) -> None: ...
+
+    async def resume(self, container_id: str) -> None: ...
+
+    async def resize(self, container_id: str, memory_mb: int, cpu_percent: int, pids: int) -> None:
+        """Change the limits in force."""
+        ...
+
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, LiveContainer]:
+        """At start: connect again to what runs of `tenant_ids` (container id → tenant id); end and remove every other
+        user container.
+        """
+        ...
+
+    def on_gone(self, callback: Callable[[str, str], None]) -> None:
+        """`callback(container_id, reason)` when a container's init ended by itself: `out_of_memory` or `init_died`."""
+        ...
