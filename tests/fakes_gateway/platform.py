@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from pool.api import Caller, Platform, Served, Target
+from pool.clock import Clock
+from pool.events import Events
 from quilt_fn.errors import FunctionNotFound, InvocationNotFound, NameTaken, QuiltError
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord
@@ -33,6 +35,7 @@ class FakePlatform:
 
     def __init__(self) -> None:
         self.operations = FakeOperations()
+        self.events = Events(Clock())
         self.functions: dict[tuple[str, str], FunctionRecord] = {}
         self.handlers: dict[str, Handler] = {}
         self.targets: dict[tuple[str, str], Target] = {}
