@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway import bundles, functions, invocations, keys, system
+from gateway import bundles, containers, functions, invocations, keys, system
 from gateway.auth import NOBODY, authenticate
 from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
@@ -64,6 +64,7 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/api/elasticity/functions/{function_id}/pool-target", functions.pool_target,
         "the pool; body `{min_instances, max_instances}`, header `X-Tenant-Id` needed",
     ),
+    *containers.CONCERN.routes,
 )  # fmt: skip
 
 
