@@ -22,7 +22,7 @@ LINE_LIMIT_BYTES = 64 * 1024
 POLL_S = 0.2
 TURN = struct.Struct("=Q")
 HEAD = struct.Struct("=QIB")
-NAMES = ("0.log", "1.log")
+FILES = ("a", "b")
 STREAMS = {1: "stdout", 2: "stderr"}
 
 
@@ -39,9 +39,9 @@ def open_files(folder: Path) -> tuple[int, int]:
     """Both files, made where they are not; the caller's to close. For `InitLink.set_log`. Blocking."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    first = os.open(folder / NAMES[0], flags, 0o600)
+    first = os.open(folder / FILES[0], flags, 0o600)
     try:
-        return first, os.open(folder / NAMES[1], flags, 0o600)
+        return first, os.open(folder / FILES[1], flags, 0o600)
     except OSError:
         os.close(first)
         raise
@@ -51,7 +51,7 @@ class ContainerLog:
     """The reader's side of the log in `folder`. Where there is no log there are no lines."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = [folder / name for name in NAMES]
+        self._files = [folder / name for name in FILES]
 
     async def lines(self, limit: int, *, follow: bool) -> AsyncIterator[Line]:
         """The last `limit` lines, oldest first; with `follow` what comes after them, until it is closed."""

@@ -5,6 +5,7 @@ Not a test itself. The tests of exec, streams, terminals and logs share it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -106,7 +107,7 @@ class Served:
         return [str(path.readlink()) for path in Path(f"/proc/{self.pid}/fd").iterdir()]
 
     def end(self) -> None:
-        if self.outer.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # a test has ended it
             os.kill(self.pid, signal.SIGKILL)
         self.outer.wait(20)
         assert self.outer.stdin and self.outer.stdout
