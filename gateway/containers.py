@@ -6,6 +6,7 @@ Not here: commands in them (`gateway.exec`), terminals, volumes, networks.
 from __future__ import annotations
 
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -14,16 +15,25 @@ from pydantic import Field
 from gateway import body
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
+from gateway.lines import send_lines
+from gateway.operations import accepted
 from gateway.route import Concern, Query, Route
-from quilt_fn.errors import Forbidden, InvalidRequest
+from pool.api import Report
+from quilt_fn.errors import Forbidden, InvalidRequest, QuiltError
 from quilt_fn.model.common import Model
 from quilt_fn.model.container import ContainerCreate, ContainerRecord
 from quilt_fn.model.function import Environment, EnvironmentName, Name
+from quilt_fn.model.operation import Accepted
 from quilt_fn.states import ContainerState
 
 LIST_DEFAULT, LIST_MAX = 100, 1000
 WAIT_DEFAULT_S, WAIT_MAX_S = 30, 600
 STOP_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
+
+
+class Batch(Model):
+    items: list[ContainerCreate] = Field(min_length=1, max_length=200)
 
 
 class Stop(Model):
@@ -142,6 +152,64 @@ async def _set_environment(ask: Ask, values: dict[str, Any], *, replace: bool) -
     return answer({"environment": found})
 
 
+async def logs(ask: Ask) -> web.StreamResponse:
+    """NDJSON, oldest first; with `follow` until the client leaves or the node goes."""
+    follow = ask.flag("follow")
+    lines = ask.platform.containers.logs(
+        ask.tenant_id, ask.path("container_id"), limit=ask.number("limit", LIST_MAX, 100_000), follow=follow
+    )
+    return await send_lines(ask, lines, follow=follow)
+
+
+async def start(ask: Ask) -> web.StreamResponse:
+    return await _begin(ask, "start", ask.platform.containers.start)
+
+
+async def resume(ask: Ask) -> web.StreamResponse:
+    return await _begin(ask, "resume", ask.platform.containers.resume)
+
+
+async def _begin(ask: Ask, verb: str, work: Callable[[str, str], Awaitable[ContainerRecord]]) -> web.StreamResponse:
+    tenant_id, container_id = ask.tenant_id, ask.path("container_id")
+    await ask.platform.containers.get(tenant_id, container_id)  # what is not there is a 404, not a failed operation
+
+    async def carry_out(_report: Report) -> dict[str, Any]:
+        return (await work(tenant_id, container_id)).model_dump(mode="json")
+
+    return accepted(
+        await ask.platform.operations.begin(
+            tenant_id, f"container.{verb}", ("container", container_id), carry_out, timeout_s=START_TIMEOUT_S,
+            cancellable=False,
+        )
+    )  # fmt: skip
+
+
+async def batch(ask: Ask) -> web.StreamResponse:
+    wanted = body.parse(Batch, await body.read(ask.request, ask.services.max_body_bytes))
+    tenant_id, containers = ask.tenant_id, ask.platform.containers
+
+    async def carry_out(report: Report) -> dict[str, Any]:
+        made = 0
+        for index, spec in enumerate(wanted.items):
+            report(100.0 * index / len(wanted.items), f"creating {spec.name}")
+            try:
+                record = await containers.create(tenant_id, spec)
+            except QuiltError as error:
+                report.item(index, status="failed", error=error.message, error_code=error.error_code)
+            else:
+                made += 1
+                report.item(index, status="succeeded", container_id=record.container_id)
+        return {"created": made, "failed": len(wanted.items) - made}
+
+    items = [{"name": spec.name, "status": "accepted"} for spec in wanted.items]
+    return accepted(
+        await ask.platform.operations.begin(
+            tenant_id, "container.batch", ("container", "batch"), carry_out,
+            timeout_s=START_TIMEOUT_S * len(wanted.items), items=items,
+        )
+    )  # fmt: skip
+
+
 async def stop(ask: Ask) -> web.StreamResponse:
     wanted = body.parse(Stop, await body.read(ask.request, ask.services.max_body_bytes))
     return answer(await ask.platform.containers.stop(ask.tenant_id, ask.path("container_id"), wanted.timeout_s))
@@ -204,6 +272,17 @@ CONCERN = Concern(
             "GET", ONE + "/wait", wait, "record, once it has the state or the time is over",
             answers=ContainerRecord,
             query=(Query("state", "exited by default"), Query("timeout_s", "30 by default, at most 600", "integer")),
+        ),
+        Route(
+            "GET", ONE + "/logs", logs, "NDJSON lines `{t, stream, text}` of its own command; `?limit=&follow=&token=`",
+            answers="application/x-ndjson", token=True,
+            query=(Query("limit", "the last so many", "integer"), Query("follow", "go on until you leave", "boolean")),
+        ),
+        Route("POST", ONE + "/start", start, "202; the operation's result is the record", answers=Accepted, status=202),
+        Route("POST", ONE + "/resume", resume, "202; of a paused one", answers=Accepted, status=202),
+        Route(
+            "POST", "/api/containers/batch", batch, "202; each item says what became of it", body=Batch,
+            answers=Accepted, status=202,
         ),
         Route("GET", ONE + "/metrics", metrics, "what it uses, beside its limits"),
         Route("GET", ONE + "/processes", processes, "`{processes}`, by its own pids"),

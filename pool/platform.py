@@ -26,6 +26,7 @@ from pool.invoking import Invoker
 from pool.leases import Lease
 from pool.log_files import LogFiles
 from pool.metrics import Metrics
+from pool.operations import Operations
 from pool.pools import Pools
 from pool.reconciler import Reconciler
 from pool.records import Records
@@ -95,6 +96,9 @@ class Platform:
             self._container_registry, runtime.containers, settings.node_dir / "containers", clock
         )
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
+        self.operations = Operations(
+            self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days
+        )
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -105,6 +109,7 @@ class Platform:
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
         await self._reconciler.restore()
+        await self.operations.start(self._registry.incarnation)
         await self.containers.restore()
         work = {
             "lease": self._lease.keep(),
@@ -116,6 +121,7 @@ class Platform:
 
     async def close(self) -> None:
         """Give running invocations `shutdown_seconds`, end all instances, push the last records, drop the lease."""
+        await self.operations.close()
         await self._deployer.close()
         await self.containers.close()
         for task in self._tasks:

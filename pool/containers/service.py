@@ -32,7 +32,7 @@ from quilt_fn.errors import (
 from quilt_fn.model.container import ContainerCreate, ContainerRecord
 from quilt_fn.states import ContainerState as State
 from runtime.containers.api import Attached, CommandNotStarted, Containers, LiveContainer
-from runtime.containers.log import FILE_LIMIT_BYTES, open_files
+from runtime.containers.log import FILE_LIMIT_BYTES, ContainerLog, open_files
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,14 @@ class ContainerService:
             raise Conflict("process 1 is the container's init", hint="stop or kill the container")
         assert live.link is not None
         await live.link.kill(pid, number)
+
+    async def logs(
+        self, tenant_id: str, container_id: str, *, limit: int, follow: bool
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Lines {t, stream, text} of its own command, oldest first; with `follow` it goes on until closed."""
+        self._registry.get(tenant_id, container_id)
+        async for line in ContainerLog(self.log_folder(container_id)).lines(limit, follow=follow):
+            yield {"t": line.t, "stream": line.stream, "text": line.text}
 
     def _needs_life(self, tenant_id: str, container_id: str) -> ContainerEntry:
         entry = self._registry.get(tenant_id, container_id)
