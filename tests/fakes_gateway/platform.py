@@ -16,6 +16,7 @@ from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpda
 from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
+from tests.fakes_gateway.operations import FakeOperations
 
 Handler = Callable[[Call], Outcome | Awaitable[Outcome]]
 KEY, OTHER_KEY = "quilt_sk_" + "1" * 32, "quilt_sk_" + "2" * 32
@@ -31,6 +32,7 @@ class FakePlatform:
     """See the file's head. `calls` are the Calls that came, `closed_streams` counts streams that were closed."""
 
     def __init__(self) -> None:
+        self.operations = FakeOperations()
         self.functions: dict[tuple[str, str], FunctionRecord] = {}
         self.handlers: dict[str, Handler] = {}
         self.targets: dict[tuple[str, str], Target] = {}
