@@ -19,6 +19,7 @@ from typing import Any
 from runtime.spawner import (
     bundles,
     checkpoint,
+    disks,
     facts,
     images,
     kernel,
@@ -28,6 +29,7 @@ from runtime.spawner import (
     snapshots,
     tenants,
     trees,
+    volumes,
 )
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.names import Config, checked, integer, write_json
@@ -269,6 +271,8 @@ class Operations:
             missing["criu"] = "CRIU is not installed: instances are booted or forked, never restored"
         if self.networks.reason:
             missing["network"] = self.networks.reason
+        if disks.missing():
+            missing["volume_limits"] = disks.missing()
         return {"facts": facts.facts(self.config), "cgroup": "v2" if self.groups.v2 else "v1", "missing": missing}, []
 
     # --- shared ---------------------------------------------------------------------------------------------------
@@ -370,6 +374,7 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
         for path in folder.iterdir() if folder.exists() else []:
             if path.name.startswith(".") or (folder.name == "kits" and path.name not in keep):
                 _remove(path)
+    volumes.sweep(config)
 
 
 def collect(config: Config) -> None:
@@ -391,6 +396,7 @@ def end_all(config: Config, groups: Cgroups) -> None:
     for name in groups.names():
         groups.remove(name)
     groups.remove_platform()
+    volumes.end(config)
     for folder in (config.state / "containers", config.state / "kits"):
         for path in folder.iterdir() if folder.exists() else []:
             _remove(path)
@@ -461,4 +467,5 @@ TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
     "stored": Operations.stored,
     "about": Operations.about,
     "facts": Operations.facts,
+    **volumes.TABLE,
 }
