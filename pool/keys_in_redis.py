@@ -57,3 +57,18 @@ def incarnations() -> str:
 def leases() -> str:
     """Hash: node id → `<incarnation> <renewed at, epoch ms>`."""
     return f"{PREFIX}:leases"
+
+
+def volume_tenants() -> str:
+    """Set of the ids of tenants that have, or had, volumes."""
+    return f"{PREFIX}:volume-tenants"
+
+
+def volume_names(tenant_id: str) -> str:
+    """Hash of one tenant: volume name → volume id."""
+    return f"{PREFIX}:{{volumes:{tenant_id}}}:names"
+
+
+def volumes(tenant_id: str) -> str:
+    """Hash of one tenant: volume id → record (JSON)."""
+    return f"{PREFIX}:{{volumes:{tenant_id}}}:records"
