@@ -62,11 +62,13 @@ class CommandNotStarted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class InitStatus:
-    """What a container's init says of itself. `main_exit` is an exit code, 128 + signal where one ended it."""
+    """What a container's init says of itself. `main_exit` is an exit code, 128 + signal where one ended it; `others`
+    whether anything but init runs.
+    """
 
     main_pid: int | None
     main_exit: int | None
-    processes: int
+    others: bool
 
 
 class Process(Protocol):
@@ -108,8 +110,10 @@ class InitLink(Protocol):
 
     async def status(self, timeout_s: float = 2.0) -> InitStatus: ...
 
-    async def set_log(self, files: tuple[int, int], limit_bytes: int) -> None:
-        """Give init the two files between which it rotates the main command's output (`runtime.containers.log`)."""
+    async def set_log(self, files: tuple[int, int] | None, limit_bytes: int = 0) -> None:
+        """Give init the two files between which it rotates the main command's output (`runtime.containers.log`); None
+        takes them back, and the command waits once its pipe is full.
+        """
         ...
 
     async def start_main(self, command: Command) -> int:

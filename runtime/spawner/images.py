@@ -14,12 +14,14 @@ import py_compile
 import shutil
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.spawner.names import Config
+from runtime.spawner.protocol import Refused
 from runtime.spawner.tenants import locked
 
-LAYOUT = "4"
+LAYOUT = "5"
 """Part of every fingerprint: raise it when the skeleton, the mounts or the filters change."""
 
 GUEST = "/opt/quilt"
@@ -48,6 +50,21 @@ def host(config: Config) -> str:
     name = f"images/host-{host_fingerprint(config)}"
     _make_once(config, name, lambda root: _skeleton(root))
     return name
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a container stands on: a folder below the store, and whether this machine's /usr is mounted on it."""
+
+    folder: str
+    borrows_usr: bool
+
+
+def named(config: Config, name: object) -> Image:
+    """The image that is called `name`. Raises Refused (absent) where there is none."""
+    if name == "host":
+        return Image(host(config), borrows_usr=True)
+    raise Refused(f"there is no image {name!r}"[:200], "absent")
 
 
 @functools.cache
@@ -110,8 +127,9 @@ def _skeleton(root: Path) -> None:
         source = Path("/") / name
         if source.is_symlink():
             (root / name).symlink_to(os.readlink(source))
-    for name in ("usr", "proc", "dev", "dev/shm", "etc", "home", "mnt", "opt", "run", "run/lock", "srv", "sys", "root",
-                 "tmp", "var", "var/cache", "var/lib", "var/lib/python", "var/log", "var/tmp", "fn"):  # fmt: skip
+    for name in ("usr", "proc", "dev", "dev/pts", "dev/shm", "etc", "home", "mnt", "opt", "run", "run/lock", "srv",
+                 "sys", "root", "tmp", "var", "var/cache", "var/lib", "var/lib/python", "var/log", "var/tmp",
+                 "fn"):  # fmt: skip
         (root / name).mkdir(exist_ok=True)
     (root / "var/run").symlink_to("/run")
     for name in ("tmp", "var/tmp", "dev/shm", "run/lock"):
@@ -121,7 +139,13 @@ def _skeleton(root: Path) -> None:
         node = root / "dev" / name
         os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(major, minor))
         node.chmod(0o666)
-    for name, link in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+    for name, link in (
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ):
         (root / "dev" / name).symlink_to(link)
     etc = root / "etc"
     for name in _ETC:

@@ -93,6 +93,10 @@ class Config:
     def container(self, ctr: str) -> Path:
         return self.state / "containers" / ctr
 
+    def machine(self, ctr: str) -> Path:
+        """Of a container of users: what outlives its processes."""
+        return self.state / "machines" / ctr
+
     def kit(self, kit: str) -> Path:
         return self.state / "kits" / kit
 

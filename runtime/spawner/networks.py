@@ -107,8 +107,8 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
         """`egress` falls back to `none` where this machine has no egress; doctor and system info say so."""
         return "none" if asked == "none" or self.reason else "egress"
 
-    def take(self, asked: str) -> int:
-        """A descriptor of a network namespace that nobody has used; made now where none waits."""
+    def take(self, asked: str) -> tuple[int, str | None]:
+        """A descriptor of a network namespace that nobody has used, and its address; made now where none waits."""
         kind = self.kind(asked)
         with locked(self.lock):
             for path in sorted((self.folder / kind).iterdir()):
@@ -116,7 +116,7 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
                 if fd is not None:
                     kernel.umount(str(path))
                     path.unlink()
-                    return fd
+                    return fd, path.name.split("_")[0] or None
         return self._make(kind)
 
     def refill(self) -> None:
@@ -124,14 +124,15 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
         kinds = ("none",) if self.reason else KINDS
         for kind in kinds:
             while len(list((self.folder / kind).iterdir())) < self.wanted:
-                fd = self._make(kind)
-                path = self.folder / kind / f"{os.getpid()}-{os.urandom(4).hex()}"
+                fd, address = self._make(kind)
+                path = self.folder / kind / f"{address or ''}_{os.getpid()}-{os.urandom(4).hex()}"
                 path.touch()
                 kernel.mount(f"/proc/self/fd/{fd}", str(path), None, kernel.MS_BIND)
                 os.close(fd)
 
-    def _make(self, kind: str) -> int:
+    def _make(self, kind: str) -> tuple[int, str | None]:
         fd = _new_namespace()
+        address = None
         if kind == "egress":
             assert self.subnet is not None
             with locked(self.lock.with_name("addresses.lock")):
@@ -143,11 +144,13 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
                 _ip(f"link add {name} type veth peer name eth0 netns /proc/{os.getpid()}/fd/{fd}",
                     f"link set {name} master {self.bridge}", f"link set {name} up",
                     f"link set {name} type bridge_slave isolated on")  # fmt: skip
-            address = f"{self.subnet[index]}/{self.subnet.prefixlen}"
+            address = str(self.subnet[index])
             _in_namespace(
-                fd, f"addr add {address} dev eth0\nlink set eth0 up\nroute add default via {self.subnet[1]}\n"
+                fd,
+                f"addr add {address}/{self.subnet.prefixlen} dev eth0\nlink set eth0 up\n"
+                f"route add default via {self.subnet[1]}\n",
             )
-        return fd
+        return fd, address
 
 
 def _open_ready(path: Path) -> int | None:

@@ -13,7 +13,6 @@ import re
 import stat
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from runtime.spawner import (
@@ -24,6 +23,7 @@ from runtime.spawner import (
     images,
     kernel,
     layers,
+    machines,
     roots,
     sandbox,
     snapshots,
@@ -32,25 +32,27 @@ from runtime.spawner import (
     volumes,
 )
 from runtime.spawner.cgroups import Cgroups, Limits
-from runtime.spawner.names import Config, checked, integer, write_json
-from runtime.spawner.networks import Networks
+from runtime.spawner.context import (
+    Answer,
+    Context,
+    Message,
+    claimed,
+    in_child,
+    limits_of,
+    remove,
+    same_process,
+    started_at,
+)
+from runtime.spawner.names import Config, checked, write_json
 from runtime.spawner.protocol import Refused
 
-Message = dict[str, Any]
-Answer = tuple[Message, list[int]]
 KITS_AT_ONCE = 16
 PAGE = 200
 """Of each kind in one answer, which has to fit a message; what is left over goes at the node's next start."""
 
 
-class Operations:
-    """The operations on one platform. `say` sends a line of progress for the request that is being served."""
-
-    def __init__(self, config: Config, groups: Cgroups, networks: Networks, say: Callable[[str], None]) -> None:
-        self.config = config
-        self.groups = groups
-        self.networks = networks
-        self.say = say
+class Operations(Context):
+    """What the functions of users need: containers of templates, kits, snapshots, bundles, layers."""
 
     # --- containers ---------------------------------------------------------------------------------------------
 
@@ -60,15 +62,15 @@ class Operations:
         """
         ctr = checked("container", message.get("container"))
         lowers = roots.lowers_of(self.config, message)
-        folder = _claimed(self.config.container(ctr))
+        folder = claimed(self.config.container(ctr))
         try:
-            network = self._furnish(ctr, lowers, _limits(message), message, snapshot=None)
+            network = self._furnish(ctr, lowers, limits_of(message), message, snapshot=None)
             root = roots.place(self.config, ctr)
             roots.private_namespace(self.config, lowers.tenant)
             roots.build(self.config, lowers, folder, None, root)
             base = tenants.base_id(self.config, lowers.tenant)
-            command = sandbox.template_command(self.config.python)
-            pid = sandbox.boot(root, base, network, self.groups, ctr, command, bool(message.get("caps", True)))
+            inside = sandbox.template(self.config.python, bool(message.get("caps", True)))
+            pid = sandbox.boot(root, base, network, self.groups, ctr, inside)
             return self._started(ctr, pid, base, 10.0)
         except BaseException:
             self._clear(ctr)
@@ -86,9 +88,9 @@ class Operations:
             raise Refused(f"snapshot {snp} was taken on a machine or by a platform that was different", "failed")
         snapshots.verify(self.config, snp, about["files"])
         begun = time.monotonic()
-        folder = _claimed(self.config.container(ctr))
+        folder = claimed(self.config.container(ctr))
         try:
-            network = self._furnish(ctr, lowers, _limits(message), message, snapshot=snp)
+            network = self._furnish(ctr, lowers, limits_of(message), message, snapshot=snp)
             root = roots.place(self.config, ctr)
             roots.private_namespace(self.config, lowers.tenant)
             roots.build(self.config, lowers, folder, self.config.snapshot(snp) / "upper", root, with_usr=False)
@@ -96,7 +98,7 @@ class Operations:
             usr = tenants.views(self.config, base)[1]
             furnished = time.monotonic()
             images = self.config.snapshot(snp) / "images"
-            pid = self._in_child(lambda: checkpoint.restore(self.config, images, root, usr, network, self.groups, ctr))
+            pid = in_child(lambda: checkpoint.restore(self.config, images, root, usr, network, self.groups, ctr))
             restored = time.monotonic()
             answer, out = self._started(ctr, pid, base, 10.0)
             answer["ms"] = {"furnish": (furnished - begun) * 1e3, "criu": (restored - furnished) * 1e3}
@@ -119,7 +121,7 @@ class Operations:
             images = temporary / "images"
             images.mkdir(parents=True)
             if message.get("dump", True):
-                self._in_child(lambda: checkpoint.dump(self.config, meta["pid"], images))
+                in_child(lambda: checkpoint.dump(self.config, meta["pid"], images))
             trees.copy(self.config.container(ctr) / "upper", temporary / "upper")
             about = {
                 "lowers": meta["lowers"],
@@ -157,7 +159,7 @@ class Operations:
         for path in sorted(folder.iterdir()) if folder.exists() else []:
             with contextlib.suppress(FileNotFoundError, ValueError):
                 meta = json.loads((path / "meta.json").read_text())
-                found.append({"container": path.name, "label": meta["label"], "alive": _same_process(meta)})
+                found.append({"container": path.name, "label": meta["label"], "alive": same_process(meta)})
         return {"containers": found}, []
 
     # --- kits: an instance's root and cgroup, made ahead ----------------------------------------------------------
@@ -173,7 +175,7 @@ class Operations:
             raise Refused(f"kits must be a list of 1 to {KITS_AT_ONCE} ids")
         names = [checked("kit", kit) for kit in wanted]
         snp = checked("snapshot", message.get("snapshot"))
-        limits = _limits(message)
+        limits = limits_of(message)
         lowers = roots.Lowers.from_json(snapshots.manifest(self.config, snp)["lowers"])
         frozen = self.config.snapshot(snp) / "upper"
         roots.private_namespace(self.config, lowers.tenant)
@@ -182,7 +184,7 @@ class Operations:
         made: list[str] = []
         try:
             for kit in names:
-                folder = _claimed(self.config.kit(kit))
+                folder = claimed(self.config.kit(kit))
                 made.append(kit)
                 root = roots.place(self.config, kit)
                 roots.build(self.config, lowers, folder, frozen, root)
@@ -290,12 +292,12 @@ class Operations:
             {"lowers": lowers.to_json(), "snapshot": snapshot, "label": label, "pid": 0, "started": ""},
         )
         self.groups.make(ctr, limits)
-        return self.networks.take(kind)
+        return self.networks.take(kind)[0]
 
     def _started(self, ctr: str, pid: int, base: int, timeout_s: float) -> Answer:
         meta_path = self.config.container(ctr) / "meta.json"
         meta = json.loads(meta_path.read_text())
-        write_json(meta_path, {**meta, "pid": pid, "started": _started_at(pid)})
+        write_json(meta_path, {**meta, "pid": pid, "started": started_at(pid)})
         pidfd = os.pidfd_open(pid)
         sock = sandbox.connect(pid, sandbox.TEMPLATE_ADDRESS, base, timeout_s)
         return {"pid": pid}, [sock.detach(), pidfd, self.groups.memory_gauge(ctr)]
@@ -305,44 +307,19 @@ class Operations:
             meta: dict[str, Any] = json.loads((self.config.container(ctr) / "meta.json").read_text())
         except FileNotFoundError:
             raise Refused(f"there is no container {ctr}", "absent") from None
-        if not _same_process(meta):
+        if not same_process(meta):
             raise Refused(f"container {ctr} does not run any more", "absent")
         return meta
 
     def _clear(self, ctr: str) -> None:
         self.groups.remove(ctr)
         roots.remove(self.config, ctr)
-        _remove(self.config.container(ctr))
+        remove(self.config.container(ctr))
 
     def _clear_kit(self, kit: str) -> None:
         self.groups.remove(kit)
         roots.remove(self.config, kit)
-        _remove(self.config.kit(kit))
-
-    def _in_child(self, work: Callable[[], Any]) -> Any:
-        """Run `work` in a child, whose namespaces and cgroup may change; its answer, or its Refused again."""
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                text = json.dumps({"value": work()})
-            except Refused as error:
-                text = json.dumps({"error": str(error), "kind": error.kind, "details": error.details})
-            except BaseException as error:
-                text = json.dumps({"error": f"{type(error).__name__}: {error}", "kind": "failed", "details": {}})
-            with os.fdopen(write, "w") as out:
-                out.write(text)
-            os._exit(0)
-        os.close(write)
-        with os.fdopen(read) as said:
-            text = said.read()
-        os.waitpid(pid, 0)
-        result: dict[str, Any] = (
-            json.loads(text) if text else {"error": "the spawner's helper was killed", "kind": "failed", "details": {}}
-        )
-        if "error" in result:
-            raise Refused(result["error"], result["kind"], result["details"])
-        return result["value"]
+        remove(self.config.kit(kit))
 
 
 def kits_there(config: Config) -> set[str]:
@@ -355,17 +332,18 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
 
     At the spawner's start every kit is kept: a node that lives on says which are its own when it connects again.
     """
-    kept = set(keep)
+    kept = keep | machines.alive(config)
+    machines.sweep(config)
     folder = config.state / "containers"
     for path in folder.iterdir() if folder.exists() else []:
         try:
-            if _same_process(json.loads((path / "meta.json").read_text())):
+            if same_process(json.loads((path / "meta.json").read_text())):
                 kept.add(path.name)
                 continue
         except (FileNotFoundError, ValueError):
             pass
         groups.kill(path.name)
-        _remove(path)
+        remove(path)
     for name in groups.names() - kept:
         groups.remove(name)
     for folder in (config.state / "kits", config.state / "snapshots", *(config.store / "bundles").glob("*"),
@@ -373,7 +351,7 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
                    config.store / "images", config.store / "guest"):  # fmt: skip
         for path in folder.iterdir() if folder.exists() else []:
             if path.name.startswith(".") or (folder.name == "kits" and path.name not in keep):
-                _remove(path)
+                remove(path)
     volumes.sweep(config)
 
 
@@ -385,38 +363,24 @@ def collect(config: Config) -> None:
             raw = json.loads(path.read_text())
             lowers = raw.get("manifest", raw)["lowers"]
             used |= {lowers["image"], lowers["guest"]}
+    for _, meta in machines.there(config):
+        used |= {meta["image"], meta["guest"]}
     for kind in ("images", "guest"):
         for path in (config.store / kind).iterdir():
             if f"{kind}/{path.name}" not in used:
-                _remove(path)
+                remove(path)
 
 
 def end_all(config: Config, groups: Cgroups) -> None:
     """At the platform's end: nothing runs, nothing is mounted, no group is left."""
+    machines.end_all(config, groups)
     for name in groups.names():
         groups.remove(name)
     groups.remove_platform()
     volumes.end(config)
     for folder in (config.state / "containers", config.state / "kits"):
         for path in folder.iterdir() if folder.exists() else []:
-            _remove(path)
-
-
-def _claimed(folder: Path) -> Path:
-    """`folder`, made here and now: of two requests for one id the second is refused, and harms nothing of the first."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise Refused(f"{folder.name} is there already") from None
-    return folder
-
-
-def _limits(message: Message) -> Limits:
-    return Limits(
-        memory_mb=integer(message, "memory_mb", 16, 1 << 20),
-        cpu_percent=integer(message, "cpu_percent", 1, 100_000),
-        pids=integer(message, "pids", 4, 32_768),
-    )
+            remove(path)
 
 
 # uv runs in this machine's network and reads its files as the builder, and puts our environment in where ${NAME}
@@ -430,25 +394,6 @@ _REQUIREMENT = re.compile(
 
 def _is_requirement(line: object) -> bool:
     return isinstance(line, str) and len(line) <= 256 and _REQUIREMENT.fullmatch(line) is not None
-
-
-def _remove(path: Path) -> None:
-    """Remove a folder whose contents a container may have made: links are never followed."""
-    if path.exists():
-        trees.remove(path)
-
-
-def _started_at(pid: int) -> str:
-    """The process's start time in clock ticks: with the pid and the boot, its identity."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat.rsplit(")", 1)[1].split()[19] + "@" + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _same_process(meta: dict[str, Any]) -> bool:
-    try:
-        return bool(meta["pid"] > 0) and bool(_started_at(meta["pid"]) == meta["started"])
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {

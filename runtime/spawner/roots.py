@@ -3,13 +3,14 @@ in all.
 
 A root is built in the calling process's mount namespace (a child's private one), then handed on as a descriptor or
 entered. Writable layers lie on disk below the state folder. `volatile` skips the sync of a layer that nobody will
-mount again.
+mount again; containers of users do without it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,25 +57,35 @@ def lowers_of(config: Config, message: dict[str, object]) -> Lowers:
 
 def build(config: Config, lowers: Lowers, folder: Path, frozen: Path | None, target: Path,
           with_usr: bool = True) -> None:  # fmt: skip
-    """Mount a new root at `target`, its writable layer in `folder` (made here, the tenant's root's).
+    """Mount a function's root at `target`, as `mount`.
 
     `frozen`: a writable layer as it stood at a snapshot, which becomes the uppermost read-only one.
     """
     base = tenants.base_id(config, lowers.tenant)
-    store, usr = tenants.views(config, base)
-    upper, work = folder / "upper", folder / "work"
-    for path in (upper, work):
-        path.mkdir(parents=True, exist_ok=True)
-    os.chown(upper, base, base)
-    upper.chmod(0o755)
+    store = tenants.views(config, base)[0]
     stack = [frozen] if frozen else []
     stack.append(store / "bundles" / lowers.tenant / lowers.bundle)
     if lowers.layer:
         stack.append(store / "layers" / lowers.tenant / lowers.layer)
     stack += [store / lowers.guest, store / lowers.image]
+    mount(config, base, stack, folder, target, with_usr=with_usr)
+
+
+def mount(config: Config, base: int, stack: Sequence[Path], folder: Path, target: Path, *, with_usr: bool,
+          lasting: bool = False) -> None:  # fmt: skip
+    """Mount a new root at `target` on the read-only folders of `stack`, the uppermost first.
+
+    Its writable layer lies in `folder` (made here, the tenant's root's); a `lasting` one is mounted again some day.
+    """
+    usr = tenants.views(config, base)[1]
+    upper, work = folder / "upper", folder / "work"
+    for path in (upper, work):
+        path.mkdir(parents=True, exist_ok=True)
+    os.chown(upper, base, base)
+    upper.chmod(0o755)
     target.mkdir(parents=True, exist_ok=True)
     # nosuid: no_new_privs already makes set-user-id void; xattr-free options keep work dirs disposable.
-    options = f"lowerdir={':'.join(map(str, stack))},upperdir={upper},workdir={work},volatile"
+    options = f"lowerdir={':'.join(map(str, stack))},upperdir={upper},workdir={work}{'' if lasting else ',volatile'}"
     if len(options) > 4000:
         raise Refused("the state folder's path is too long for an overlay's options; use a shorter QUILT_STATE_DIR")
     kernel.mount("quilt", str(target), "overlay", kernel.MS_NOSUID, options)
@@ -86,7 +97,7 @@ def build(config: Config, lowers: Lowers, folder: Path, frozen: Path | None, tar
     try:
         kernel.move_mount(tree, "usr", top)
     except OSError as error:
-        raise Refused(f"the function's files leave no folder for /usr: {error}", "failed") from None
+        raise Refused(f"the files leave no folder for /usr: {error}", "failed") from None
     finally:
         os.close(top)
         os.close(tree)

@@ -6,11 +6,12 @@ snapshot.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.spawner import kernel, tenants
@@ -29,6 +30,8 @@ def template_command(python: str) -> list[str]:
     return [python, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT]
 
 
+TTY_GROUP = 5
+"""Of the skeleton's /etc/group, as on every Debian."""
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/root",
@@ -38,9 +41,25 @@ ENVIRONMENT = {
 }
 
 
-def boot(
-    root: Path, base: int, network: int, groups: Cgroups, group: str, command: Sequence[str], keep_caps: bool
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What is different between sandboxes: init's own arguments, and what a machine has that a template lacks."""
+
+    arguments: tuple[str, ...]
+    hostname: str = "quilt"
+    terminals: bool = False
+    """Whether it has pseudo-terminals of its own, which CRIU could not dump."""
+    address: str | None = None
+    """With `terminals`, for /etc/hosts."""
+
+
+def template(python: str, keep_caps: bool) -> Inside:
+    """Init starts a template, which keeps the two capabilities that forking instances takes where it can fork."""
+    mode = ("container",) if keep_caps else ("container", "--no-caps")
+    return Inside((*mode, "--", *template_command(python)))
+
+
+def boot(root: Path, base: int, network: int, groups: Cgroups, group: str, inside: Inside) -> int:
     """Start init in a new sandbox on `root`; the pid of init, as this machine counts. The caller has a private mount
     namespace.
 
@@ -53,7 +72,7 @@ def boot(
         try:
             os.close(go_w)
             os.close(report_r)
-            _middle(root, network, groups, group, command, keep_caps, report_w, go_r)
+            _middle(root, network, groups, group, inside, report_w, go_r)
         except BaseException as error:
             os.write(report_w, f"!{error}".encode()[:4000])
         finally:
@@ -82,8 +101,7 @@ def _expect(fd: int, word: str) -> str:
     return text
 
 
-def _middle(root: Path, network: int, groups: Cgroups, group: str, command: Sequence[str], keep_caps: bool,
-            report: int, go: int) -> None:  # fmt: skip
+def _middle(root: Path, network: int, groups: Cgroups, group: str, inside: Inside, report: int, go: int) -> None:
     tree = kernel.open_tree(str(root), kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE)
     groups.join(group)
     kernel.setns(network, kernel.CLONE_NEWNET)
@@ -97,7 +115,7 @@ def _middle(root: Path, network: int, groups: Cgroups, group: str, command: Sequ
         try:
             os.close(gate_w)
             os.read(gate_r, 1)
-            _enter(root, tree, command, keep_caps, report)
+            _enter(root, tree, inside, report)
         except BaseException as error:
             os.write(report, f"!{error}".encode()[:4000])
         finally:
@@ -108,26 +126,60 @@ def _middle(root: Path, network: int, groups: Cgroups, group: str, command: Sequ
     os._exit(0)
 
 
-def _enter(root: Path, tree: int, command: Sequence[str], keep_caps: bool, report: int) -> None:
+def _enter(root: Path, tree: int, inside: Inside, report: int) -> None:
     os.setsid()
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     os.umask(0o022)
-    socket.sethostname("quilt")
+    socket.sethostname(inside.hostname)
     kernel.mount("", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     # What was mounted outside is locked to its place in here; a detached copy is not, and can become the root.
     kernel.move_mount(tree, str(root))
     os.chdir(root)
-    kernel.mount("proc", "proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    quiet = kernel.MS_NOSUID | kernel.MS_NOEXEC
+    kernel.mount("proc", _own_folder("proc"), "proc", quiet | kernel.MS_NODEV)
+    if inside.terminals:
+        kernel.mount("devpts", _own_folder("dev", "pts"), "devpts", quiet,
+                     f"newinstance,ptmxmode=0666,mode=0620,gid={TTY_GROUP}")  # fmt: skip
     kernel.pivot_root_here()
+    if inside.terminals:
+        _name(inside)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.set_inheritable(report, False)
     kernel.close_all_but([report])
-    mode = ["container"] if keep_caps else ["container", "--no-caps"]
-    os.execve(f"{GUEST}/quilt-init", [f"{GUEST}/quilt-init", *mode, "--", *command], ENVIRONMENT)
+    os.execve(f"{GUEST}/quilt-init", [f"{GUEST}/quilt-init", *inside.arguments], ENVIRONMENT)
+
+
+def _own_folder(*names: str) -> str:
+    """A path to the folder `names` below the working directory, made where it is missing. No link is followed: the
+    writable layer is what an earlier life of the container left, and the old root is still in sight.
+    """
+    fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in names:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    return f"/proc/self/fd/{fd}"
+
+
+def _name(inside: Inside) -> None:
+    """The container's own name in its /etc. This process is in the container now: a link leads nowhere else."""
+    hosts = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+    hosts += f"{inside.address or '127.0.1.1'} {inside.hostname}\n"
+    for path, text in (("/etc/hostname", inside.hostname + "\n"), ("/etc/hosts", hosts)):
+        try:
+            fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644
+            )
+        except OSError:
+            continue  # the container's users have put something else there, and may
+        os.write(fd, text.encode())
+        os.close(fd)
 
 
 def connect(pid: int, address: str, uid: int, timeout_s: float) -> socket.socket:

@@ -16,13 +16,13 @@ import sys
 import traceback
 from typing import Any
 
-from runtime.spawner import operations, protocol
+from runtime.spawner import machines, operations, protocol
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
 from runtime.spawner.protocol import Refused
 
-NETWORK_USERS = ("boot", "restore")
+NETWORK_USERS = ("boot", "restore", "start")
 REQUESTS_AT_ONCE = 256
 
 
@@ -189,9 +189,12 @@ def answer(
     out: list[int] = []
     try:
         name = message.get("op")
-        if not isinstance(name, str) or name not in operations.TABLE:
+        if not isinstance(name, str) or name not in operations.TABLE.keys() | machines.TABLE.keys():
             raise Refused(f"no such operation: {name!r}"[:200])
-        result, out = operations.TABLE[name](operations.Operations(config, groups, networks, say), message, fds)
+        if name in machines.TABLE:
+            result, out = machines.TABLE[name](machines.Machines(config, groups, networks, say), message, fds)
+        else:
+            result, out = operations.TABLE[name](operations.Operations(config, groups, networks, say), message, fds)
         reply = {"id": number, "ok": True, **result}
     except Refused as error:
         reply = {"id": number, "ok": False, "error": str(error), "kind": error.kind, "details": error.details}

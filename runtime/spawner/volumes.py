@@ -12,15 +12,13 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runtime.spawner import archives, disks, jail, tenants, trees
 from runtime.spawner import volume_files as files
+from runtime.spawner.context import Answer, Context, Message
 from runtime.spawner.names import Config, checked, integer
 from runtime.spawner.protocol import Refused
-
-if TYPE_CHECKING:
-    from runtime.spawner.operations import Answer, Message, Operations
 
 DISK = "disk.ext4"
 LIMIT_LOW_MB, LIMIT_HIGH_MB = 16, 1 << 24
@@ -89,7 +87,7 @@ def end(config: Config) -> None:
 # --- operations -------------------------------------------------------------------------------------------------------
 
 
-def make(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def make(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, size_mb: n or null} → {}."""
     config, tenant, volume = ops.config, *_names(message)
     size_mb = integer(message, "size_mb", LIMIT_LOW_MB, LIMIT_HIGH_MB) if message.get("size_mb") is not None else None
@@ -116,7 +114,7 @@ def make(ops: Operations, message: Message, fds: list[int]) -> Answer:
     return {}, []
 
 
-def drop(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def drop(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume} → {}. Nothing may be attached to it any more. Idempotent."""
     _remove(ops.config, *_names(message))
     return {}, []
@@ -132,12 +130,12 @@ def _remove(config: Config, tenant: str, volume: str) -> None:
     trees.remove(gone) if gone.exists() else None
 
 
-def stored(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def stored(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume} → {there: bool}."""
     return {"there": ops.config.volume(*_names(message)).is_dir()}, []
 
 
-def open_file(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def open_file(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path} → {size, mode, modified_at}, [file]."""
     top, path = _inside(ops.config, message)
     with _told(path):
@@ -146,14 +144,14 @@ def open_file(ops: Operations, message: Message, fds: list[int]) -> Answer:
     return {"size": found.st_size, "mode": stat.S_IMODE(found.st_mode), "modified_at": found.st_mtime}, [fd]
 
 
-def create(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def create(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, upload} → {reserve}, [file]: a file that waits to be written and put in its place."""
     top, _ = _inside(ops.config, message)
     with _told("the file"):
         return {"reserve": top.reserve}, [files.create(top, _upload(message))]
 
 
-def commit(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def commit(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, upload, path, mode: n or null} → {}: the file in its place, in one step."""
     mode = integer(message, "mode", 0, 0o777) if message.get("mode") is not None else None
     top, path = _inside(ops.config, message)
@@ -167,14 +165,14 @@ def commit(ops: Operations, message: Message, fds: list[int]) -> Answer:
     return {}, []
 
 
-def discard(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def discard(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, upload} → {}. Idempotent."""
     top, _ = _inside(ops.config, message)
     files.discard(top, _upload(message))
     return {}, []
 
 
-def listing(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def listing(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path, after, limit} → {entries, more}."""
     limit, after = integer(message, "limit", 1, PAGE), message.get("after", "")
     if not isinstance(after, str):
@@ -184,7 +182,7 @@ def listing(ops: Operations, message: Message, fds: list[int]) -> Answer:
         return files.listing(top, path, after, limit), []
 
 
-def remove(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def remove(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path, recursive} → {}."""
     top, path = _inside(ops.config, message)
     with _told(path):
@@ -192,21 +190,21 @@ def remove(ops: Operations, message: Message, fds: list[int]) -> Answer:
     return {}, []
 
 
-def measure(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def measure(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume} → {bytes, files, complete, free}: `free` bytes could still be written."""
     top, _ = _inside(ops.config, message)
     room = os.fstatvfs(top.data)
     return {**files.measure(top), "free": max(0, room.f_bavail * room.f_frsize - top.reserve)}, []
 
 
-def unpack(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def unpack(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below the folder `path`."""
     strip = integer(message, "strip", 0, files.DEPTH_LIMIT)
     archive = _pipe(fds)
     return _in_jail(ops.config, message, archive, lambda top, path: archives.unpack(top, archive, path, strip)), []
 
 
-def pack(ops: Operations, message: Message, fds: list[int]) -> Answer:
+def pack(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path, zipped}, [pipe] → {entries, skipped}: what is at `path` as tar or tar.gz."""
     out = _pipe(fds)
     zipped = message.get("zipped") is True
@@ -278,7 +276,7 @@ def _told(what: str) -> Iterator[None]:
         raise files.told(error, what if what.startswith("the ") else repr(what)) from None
 
 
-TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
+TABLE: dict[str, Callable[[Context, Message, list[int]], Answer]] = {
     "volume_make": make,
     "volume_drop": drop,
     "volume_stored": stored,

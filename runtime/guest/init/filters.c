@@ -4,6 +4,7 @@
  *              uts namespaces, because a template has to enter the root of each instance that it forks
  *   instance   stacked on the template's: takes those away again. A list of refusals, so of no use by itself
  *   strict     both in one, for programs that never fork instances
+ *   container  the strict one and chroot, for containers whose root installs packages
  *
  * The calls whose arguments matter come first, each with a block that ends in a verdict; then the numbers in rising
  * order as runs of one verdict; what is left is ENOSYS, x32's numbers too. The kernel keeps a bitmap of the numbers that
@@ -186,6 +187,8 @@ static void allow_list(struct program *p, enum filter_kind kind) {
         verdicts[number] = REFUSE(ENOSYS);
     set(verdicts, syscalls_allowed, syscalls_allowed_count, ALLOW);
     set(verdicts, syscalls_refused, syscalls_refused_count, REFUSE(EPERM));
+    if (kind == FILTER_CONTAINER)
+        verdicts[__NR_chroot] = ALLOW;
     set(verdicts, syscalls_template_only, syscalls_template_only_count,
         kind == FILTER_TEMPLATE ? ALLOW : REFUSE(EPERM));
     /* Never reached (their blocks decide); allowed here so that they do not cut a run in two. */

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum filter_kind { FILTER_TEMPLATE, FILTER_INSTANCE, FILTER_STRICT };
+enum filter_kind { FILTER_TEMPLATE, FILTER_INSTANCE, FILTER_STRICT, FILTER_CONTAINER };
 
 struct program {
     struct sock_filter code[512];

@@ -10,7 +10,8 @@
 
 int filter_kind_named(const char *name, enum filter_kind *kind) {
     static const char *const names[] = {
-        [FILTER_TEMPLATE] = "template", [FILTER_INSTANCE] = "instance", [FILTER_STRICT] = "strict"};
+        [FILTER_TEMPLATE] = "template", [FILTER_INSTANCE] = "instance", [FILTER_STRICT] = "strict",
+        [FILTER_CONTAINER] = "container"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(name, names[i]) == 0) {
             *kind = (enum filter_kind)i;

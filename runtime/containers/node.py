@@ -1,0 +1,194 @@
+"""One node's containers of users: the spawner makes their sandboxes, their own init does the rest.
+
+Implements runtime.containers.api.Containers. Not here: records, names, policies, and one call at a time for each
+container (`pool.containers`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from quilt_fn.errors import ContainerNotRunning, ImageNotFound, InvalidValue, QuiltError
+from runtime.containers.api import ContainerSpec
+from runtime.containers.live import Live
+from runtime.spawner_client import SpawnerClient, SpawnerFailed
+
+STOP_LOOK_S = 0.02
+USAGE = ("memory_bytes", "memory_peak_bytes", "cpu_seconds", "pids", "oom_kills")
+START_TIMEOUT_S = 30.0
+
+
+class NodeContainers:
+    """See runtime.containers.api.Containers for the contract of each method."""
+
+    def __init__(self, spawner: SpawnerClient) -> None:
+        self._spawner = spawner
+        self._live: dict[str, Live] = {}
+        self._stopping: set[str] = set()
+        self._gone: list[Callable[[str, str], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, container_id: str) -> Live | None:
+        return self._live.get(container_id)
+
+    def on_gone(self, callback: Callable[[str, str], None]) -> None:
+        self._gone.append(callback)
+
+    async def start(self, spec: ContainerSpec) -> Live:
+        try:
+            answer, fds = await self._spawner.request(
+                "start", container=spec.container_id, tenant=spec.tenant_id, image=spec.image, hostname=spec.hostname,
+                memory_mb=spec.memory_mb, cpu_percent=spec.cpu_percent, pids=spec.pids, network=spec.network,
+                strict=spec.strict, timeout_s=START_TIMEOUT_S,
+            )  # fmt: skip
+        except SpawnerFailed as error:
+            if error.kind == "absent":
+                raise ImageNotFound(error.message, hint="`quilt images list` shows what there is") from error
+            raise
+        return self._joined(spec.container_id, spec.tenant_id, answer, fds)
+
+    def _joined(self, container_id: str, tenant_id: str, answer: Mapping[str, Any], fds: list[int]) -> Live:
+        control, pidfd, gauge = fds
+
+        async def rejoin() -> socket.socket:
+            _, (again, *rest) = await self._spawner.request("rejoin", container=container_id, tenant=tenant_id)
+            for fd in rest:
+                os.close(fd)
+            return socket.socket(fileno=again)
+
+        live = Live(
+            container_id, tenant_id, answer["pid"], answer["address"], control, pidfd, gauge, rejoin, self._init_ended
+        )
+        self._live[container_id] = live
+        return live
+
+    async def stop(self, container_id: str, timeout_s: float) -> None:
+        self._stopping.add(container_id)
+        try:
+            live = self._live.get(container_id)
+            if live is not None and timeout_s > 0:
+                await self._end_gently(live, timeout_s)
+            await self._spawner.request("halt", container=container_id)
+            await self._forget(container_id)
+        finally:
+            self._stopping.discard(container_id)
+
+    async def _end_gently(self, live: Live, timeout_s: float) -> None:
+        """SIGTERM to all but init, until nothing else runs or the time is over."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._spawner.request("thaw", container=live.container_id)
+                if live.link is None:
+                    return
+                await live.link.kill(-1, signal.SIGTERM)
+                while live.link is not None and (await live.link.status()).others:
+                    await live.ended(STOP_LOOK_S)
+        except (TimeoutError, QuiltError):
+            return  # what does not end, or does not answer, is killed next
+
+    async def delete(self, container_id: str) -> None:
+        self._stopping.add(container_id)
+        try:
+            await self._spawner.request("remove", container=container_id)
+            await self._forget(container_id)
+        finally:
+            self._stopping.discard(container_id)
+
+    async def pause(self, container_id: str) -> None:
+        await self._of_running("freeze", container_id)
+
+    async def resume(self, container_id: str) -> None:
+        await self._of_running("thaw", container_id)
+
+    async def resize(self, container_id: str, memory_mb: int, cpu_percent: int, pids: int) -> None:
+        try:
+            await self._of_running("resize", container_id, memory_mb=memory_mb, cpu_percent=cpu_percent, pids=pids)
+        except SpawnerFailed as error:
+            if error.kind == "refused":
+                raise InvalidValue(error.message, details=error.details) from error
+            raise
+
+    async def usage(self, container_id: str) -> dict[str, Any]:
+        answer = await self._of_running("usage", container_id)
+        return {
+            name: answer[name] for name in ("memory_bytes", "memory_peak_bytes", "cpu_seconds", "pids", "oom_kills")
+        }
+
+    async def processes(self, container_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        more = True
+        while more:
+            after = found[-1]["pid"] if found else 0
+            answer = await self._of_running("processes", container_id, after=after)
+            found += answer["processes"]
+            more = answer["more"]
+        return found
+
+    async def _of_running(self, op: str, container_id: str, **fields: Any) -> dict[str, Any]:
+        try:
+            return (await self._spawner.request(op, container=container_id, **fields))[0]
+        except SpawnerFailed as error:
+            if error.kind == "absent":
+                raise ContainerNotRunning("the container does not run", details={"state": "exited"}) from error
+            raise
+
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, Live]:
+        after, more = "", True
+        while more:
+            answer, _ = await self._spawner.request("machines", after=after)
+            more = answer["more"]
+            for found in answer["machines"]:
+                after = found["container"]
+                if tenant_ids.get(after) != found["tenant"]:
+                    await self._spawner.request("remove", container=after)
+                elif found["alive"] and after not in self._live:
+                    with contextlib.suppress(SpawnerFailed):  # it has ended since
+                        joined, fds = await self._spawner.request("rejoin", container=after, tenant=found["tenant"])
+                        self._joined(after, found["tenant"], joined, fds)
+                elif not found["alive"]:
+                    await self._spawner.request("halt", container=after)
+        return dict(self._live)
+
+    def _init_ended(self, live: Live) -> None:
+        """By itself, unless we are stopping it."""
+        if live.container_id in self._stopping or self._live.get(live.container_id) is not live:
+            return
+        task = asyncio.create_task(self._after_init(live), name=f"end of {live.container_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _after_init(self, live: Live) -> None:
+        reason = "init_died"
+        try:
+            answer, _ = await self._spawner.request("halt", container=live.container_id)
+            if answer["oom_kills"]:
+                reason = "out_of_memory"
+        except QuiltError as error:
+            reason = f"init_died ({error.message})"
+        await self._forget(live.container_id)
+        for callback in self._gone:
+            callback(live.container_id, reason)
+
+    async def _forget(self, container_id: str) -> None:
+        live = self._live.pop(container_id, None)
+        if live is not None:
+            await live.close()
+
+    async def close(self) -> None:
+        """Let go of all of them: they run on, for the next node process to adopt."""
+        for task in list(self._tasks):
+            await asyncio.wait([task])
+        for container_id in list(self._live):
+            await self._forget(container_id)
+
+    def health(self) -> str | None:
+        """Why containers can't be started now; None where they can."""
+        return None if self._spawner.connected else "the spawner is not connected; it is being restarted"

@@ -1,0 +1,227 @@
+"""What the node may ask for containers of users: machines whose writable layer outlives their processes.
+
+A machine's folder holds its writable layer and meta.json, which says whose it is and what runs. Starting, stopping and
+looking at it is here; what is run in it is asked of its own init, over the connection that `start` and `rejoin` give.
+Not here: templates, whose containers end for good (`operations`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from runtime.spawner import images, roots, sandbox, tenants
+from runtime.spawner.cgroups import Cgroups
+from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
+from runtime.spawner.names import Config, checked, write_json
+from runtime.spawner.processes import listed
+from runtime.spawner.protocol import Refused
+
+INIT_ADDRESS = "\0quilt-init"
+CONNECT_S = 5.0
+END_GRACE_S = 3.0
+PAGE = 200
+_HOSTNAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class Machines(Context):
+    """The operations on containers of users."""
+
+    def start(self, message: Message, fds: list[int]) -> Answer:
+        """{container, tenant, image, hostname, memory_mb, cpu_percent, pids, network: bridge|none, strict} →
+        {pid, address}, [init's connection, pidfd, memory gauge]. The writable layer is made at the first start.
+        """
+        ctr = checked("container", message.get("container"))
+        tenant = checked("tenant", message.get("tenant"))
+        hostname = message.get("hostname")
+        if not isinstance(hostname, str) or not _HOSTNAME.fullmatch(hostname):
+            raise Refused(f"not a host name: {hostname!r}"[:200])
+        network = message.get("network")
+        if network not in ("bridge", "none"):
+            raise Refused("network must be bridge or none")
+        limits = limits_of(message)
+        image = images.named(self.config, message.get("image"))
+        meta = read_meta(self.config, ctr)
+        if meta and (meta["tenant"] != tenant or same_process(meta)):
+            raise Refused(f"container {ctr} runs already, or is another tenant's")
+        folder = self.config.machine(ctr)
+        folder.mkdir(parents=True, exist_ok=True)
+        base = tenants.base_id(self.config, tenant)
+        try:
+            guest = images.guest(self.config)
+            about = {"tenant": tenant, "image": image.folder, "guest": guest, "hostname": hostname, "pid": 0,
+                     "started": ""}  # fmt: skip
+            write_json(folder / "meta.json", about)
+            self.groups.make(ctr, limits, freezer=True)
+            namespace, address = self.networks.take("egress" if network == "bridge" else "none")
+            root = roots.place(self.config, ctr)
+            roots.private_namespace(self.config, tenant)
+            store = tenants.views(self.config, base)[0]
+            roots.mount(self.config, base, [store / guest, store / image.folder], folder, root,
+                        with_usr=image.borrows_usr, lasting=True)  # fmt: skip
+            inside = sandbox.Inside(
+                arguments=("serve", "--strict") if message.get("strict") else ("serve",),
+                hostname=hostname, terminals=True, address=address,
+            )  # fmt: skip
+            pid = sandbox.boot(root, base, namespace, self.groups, ctr, inside)
+            write_json(folder / "meta.json", {**about, "pid": pid, "started": started_at(pid), "address": address})
+            return self._spoken_to(ctr, pid, base, address)
+        except BaseException:
+            self._halt(ctr)
+            raise
+
+    def rejoin(self, message: Message, fds: list[int]) -> Answer:
+        """{container, tenant} → as `start`, for one that runs."""
+        ctr, meta = self._running(message)
+        if meta["tenant"] != message.get("tenant"):
+            raise Refused(f"there is no container {ctr}", "absent")
+        base = tenants.base_id(self.config, meta["tenant"])
+        return self._spoken_to(ctr, meta["pid"], base, meta["address"])
+
+    def halt(self, message: Message, fds: list[int]) -> Answer:
+        """{container} → {oom_kills}: kill all of it; cgroup, mounts and network go, the writable layer stays.
+        Idempotent.
+        """
+        ctr = checked("container", message.get("container"))
+        kills = self.groups.oom_kills(ctr)
+        self._halt(ctr)
+        return {"oom_kills": kills}, []
+
+    def remove(self, message: Message, fds: list[int]) -> Answer:
+        """{container} → {}: kill all of it, and remove its writable layer. Idempotent."""
+        ctr = checked("container", message.get("container"))
+        self._halt(ctr)
+        folder = self.config.machine(ctr)
+        if folder.exists():
+            # Renamed first: half a layer must never be started again.
+            gone = folder.with_name(f".gone-{ctr}-{os.getpid()}")
+            folder.rename(gone)
+            remove(gone)
+        return {}, []
+
+    def freeze(self, message: Message, fds: list[int]) -> Answer:
+        """{container} → {}: nothing in it runs any more, until `thaw`."""
+        self.groups.freeze(self._running(message)[0], True)
+        return {}, []
+
+    def thaw(self, message: Message, fds: list[int]) -> Answer:
+        """{container} → {}."""
+        self.groups.freeze(self._running(message)[0], False)
+        return {}, []
+
+    def resize(self, message: Message, fds: list[int]) -> Answer:
+        """{container, memory_mb, cpu_percent, pids} → {}: other limits, in force when this answers."""
+        ctr, _ = self._running(message)
+        limits = limits_of(message)
+        used = int(self.groups.usage(ctr)["memory_bytes"])
+        if limits.memory_mb << 20 < used:
+            says = f"the container uses {used >> 20} MB, so its memory can't be limited to {limits.memory_mb} MB"
+            raise Refused(says, "refused", {"memory_bytes": used})
+        self.groups.make(ctr, limits, freezer=True)
+        return {}, []
+
+    def usage(self, message: Message, fds: list[int]) -> Answer:
+        """{container} → {memory_bytes, memory_peak_bytes, cpu_seconds, pids, oom_kills}."""
+        ctr, _ = self._running(message)
+        return self.groups.usage(ctr), []
+
+    def processes(self, message: Message, fds: list[int]) -> Answer:
+        """{container, after} → {processes: [{pid, ppid, user, state, command, memory_bytes, started_ticks}], more}.
+
+        By the container's own pids and user ids, those above `after`, at most 200.
+        """
+        ctr, meta = self._running(message)
+        after = message.get("after", 0)
+        if not isinstance(after, int):
+            raise Refused("after must be a pid")
+        base = tenants.base_id(self.config, meta["tenant"])
+        found = [p for p in listed(self.groups.processes(ctr), base) if p["pid"] > after]
+        return {"processes": found[:PAGE], "more": len(found) > PAGE}, []
+
+    def machines(self, message: Message, fds: list[int]) -> Answer:
+        """{after} → {machines: [{container, tenant, alive}], more}: in the order of their ids, at most 200."""
+        after = message.get("after", "")
+        metas = [(ctr, meta) for ctr, meta in there(self.config) if ctr > str(after)]
+        found = [{"container": c, "tenant": m["tenant"], "alive": same_process(m)} for c, m in metas[:PAGE]]
+        return {"machines": found, "more": len(metas) > PAGE}, []
+
+    # --- shared ---------------------------------------------------------------------------------------------------
+
+    def _running(self, message: Message) -> tuple[str, dict[str, Any]]:
+        ctr = checked("container", message.get("container"))
+        meta = read_meta(self.config, ctr)
+        if not meta or not same_process(meta):
+            raise Refused(f"container {ctr} does not run", "absent")
+        return ctr, meta
+
+    def _spoken_to(self, ctr: str, pid: int, base: int, address: str | None) -> Answer:
+        pidfd = os.pidfd_open(pid)
+        sock = sandbox.connect(pid, INIT_ADDRESS, base, CONNECT_S)
+        return {"pid": pid, "address": address}, [sock.detach(), pidfd, self.groups.memory_gauge(ctr)]
+
+    def _halt(self, ctr: str) -> None:
+        self.groups.freeze(ctr, False)  # on v1 what is frozen does not die
+        self.groups.remove(ctr)
+        roots.remove(self.config, ctr)
+
+
+def read_meta(config: Config, ctr: str) -> dict[str, Any] | None:
+    """What is known of a machine; None where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        found: dict[str, Any] = json.loads((config.machine(ctr) / "meta.json").read_text())
+        return found
+    return None
+
+
+def there(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every machine with what is known of it, by id."""
+    folder = config.state / "machines"
+    for path in sorted(folder.iterdir()) if folder.exists() else []:
+        meta = None if path.name.startswith(".") else read_meta(config, path.name)
+        if meta:
+            yield path.name, meta
+
+
+def alive(config: Config) -> set[str]:
+    """The machines that run."""
+    return {ctr for ctr, meta in there(config) if same_process(meta)}
+
+
+def sweep(config: Config) -> None:
+    """Remove what a delete had begun, and folders that a first start had only just made."""
+    folder = config.state / "machines"
+    for path in folder.iterdir() if folder.exists() else []:
+        if path.name.startswith(".") or not (path / "meta.json").exists():
+            remove(path)
+
+
+def end_all(config: Config, groups: Cgroups) -> None:
+    """At the platform's end: SIGTERM to all that runs, a short while, then SIGKILL. Writable layers stay."""
+    running = alive(config)
+    for ctr in running:
+        groups.freeze(ctr, False)
+        groups.terminate(ctr, keep={meta["pid"] for meta in [read_meta(config, ctr)] if meta})
+    deadline = time.monotonic() + END_GRACE_S
+    while time.monotonic() < deadline and any(len(groups.processes(ctr)) > 1 for ctr in running):
+        time.sleep(0.02)
+    for ctr in running:
+        groups.remove(ctr)
+
+
+TABLE: dict[str, Callable[[Machines, Message, list[int]], Answer]] = {
+    "start": Machines.start,
+    "rejoin": Machines.rejoin,
+    "halt": Machines.halt,
+    "remove": Machines.remove,
+    "freeze": Machines.freeze,
+    "thaw": Machines.thaw,
+    "resize": Machines.resize,
+    "usage": Machines.usage,
+    "processes": Machines.processes,
+    "machines": Machines.machines,
+}
