@@ -7,15 +7,18 @@ first; another tenant's things are not found.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.model.operation import OperationRecord
 from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
+
+if TYPE_CHECKING:
+    from pool.volumes.api import Volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,23 @@ class Served:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-Report = Callable[[float | None, str | None], None]
-"""Given to the work of an operation: percent done (None leaves it) and what it is doing (None leaves it). No I/O."""
+class Report(Protocol):
+    """Given to the work of an operation, to say how far it is. No I/O; written at most a few times a second."""
+
+    def __call__(self, progress_pct: float | None = None, message: str | None = None) -> None:
+        """Percent done, and what it is doing; None leaves what was said before."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something that the caller should know though the work goes on; the first 100 are kept."""
+        ...
+
+    def item(self, index: int, **fields: Any) -> None:
+        """Of a batch: merge `fields` into what is known of its item `index`, counted from 0."""
+        ...
+
+
+Work = Callable[[Report], Awaitable[dict[str, Any] | None]]
 
 
 class Operations(Protocol):
@@ -67,21 +85,36 @@ class Operations(Protocol):
         tenant_id: str,
         operation_type: str,
         target: tuple[str, str],
-        work: Callable[[Report], Awaitable[dict[str, Any] | None]],
+        work: Work,
         *,
         timeout_s: float,
         cancellable: bool = True,
+        items: Sequence[Mapping[str, Any]] = (),
     ) -> OperationRecord:
         """Write the receipt (durable before this returns), then run `work` in a task of this node.
 
-        `target` is (resource type, resource id). What `work` returns is the operation's `result`; a QuiltError that it
-        raises becomes its `error` and `reason_code`. It is cancelled (asyncio) at `timeout_s`, by `cancel` and at
-        shutdown, and must then undo what it had half made. Raises RegistryUnavailable; nothing has begun then.
+        `target` is (resource type, resource id); `items` are what a batch starts with. What `work` returns is the
+        operation's `result`; a QuiltError that it raises becomes its `error` and `reason_code`. It is cancelled
+        (asyncio) at `timeout_s`, by `cancel` and at shutdown, and must then undo what it had half made. Raises
+        RegistryUnavailable; nothing has begun then.
         """
         ...
 
     async def get(self, tenant_id: str, operation_id: str, wait_s: float = 0.0) -> OperationRecord:
         """With `wait_s`, not before it has ended or the time is over. Raises OperationNotFound."""
+        ...
+
+    async def list(
+        self, tenant_id: str, status: str | None, limit: int, cursor: str | None
+    ) -> tuple[builtins.list[OperationRecord], str | None]:
+        """Newest first. What is begun meanwhile moves no cursor. Raises InvalidValue (no such status or cursor)."""
+        ...
+
+    async def cancel(self, tenant_id: str, operation_id: str) -> OperationRecord:
+        """Ask it to end, and wait a while for that: its work undoes what it had half made first.
+
+        Raises OperationNotFound, OperationEnded, and Conflict where it is not cancellable.
+        """
         ...
 
 
@@ -97,6 +130,12 @@ class Events(Protocol):
 
 
 class Platform(Protocol):
+    @property
+    def operations(self) -> Operations: ...
+
+    @property
+    def volumes(self) -> Volumes: ...
+
     async def authenticate(self, key: str) -> Caller | None:
         """The caller of an API key; None where it is not one. Cached: no Redis on the hot path."""
         ...

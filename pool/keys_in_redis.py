@@ -72,3 +72,28 @@ def volume_names(tenant_id: str) -> str:
 def volumes(tenant_id: str) -> str:
     """Hash of one tenant: volume id → record (JSON)."""
     return f"{PREFIX}:{{volumes:{tenant_id}}}:records"
+
+
+def operation_order(tenant_id: str) -> str:
+    """Sorted set: operation id by the microsecond of its beginning; no two are alike."""
+    return f"{PREFIX}:{{operations:{tenant_id}}}:order"
+
+
+def operation_states(tenant_id: str) -> str:
+    """Hash: operation id → `<status> <incarnation>`."""
+    return f"{PREFIX}:{{operations:{tenant_id}}}:states"
+
+
+def operation_records(tenant_id: str) -> str:
+    """Hash: operation id → JSON of quilt_fn.model.operation.OperationRecord."""
+    return f"{PREFIX}:{{operations:{tenant_id}}}:records"
+
+
+def operations_open(node_id: str) -> str:
+    """Hash of one node: id of an operation that it has not ended → tenant id."""
+    return f"{PREFIX}:operations-open:{node_id}"
+
+
+def operation_cancels() -> str:
+    """Set: ids of operations that another node process was asked to cancel."""
+    return f"{PREFIX}:operation-cancels"

@@ -24,6 +24,7 @@ from pool.invoking import Invoker
 from pool.leases import Lease
 from pool.log_files import LogFiles
 from pool.metrics import Metrics
+from pool.operations import Operations
 from pool.pools import Pools
 from pool.reconciler import Reconciler
 from pool.records import Records
@@ -31,6 +32,8 @@ from pool.redis_link import Client, RedisLink, connect
 from pool.registry import Registry
 from pool.shapes import pool_record
 from pool.stats import NodeStats
+from pool.volumes.registry import VolumeRegistry
+from pool.volumes.service import Volumes
 from quilt_fn.errors import (
     BundleNotFound,
     FunctionBroken,
@@ -87,8 +90,12 @@ class Platform:
         self._pools = Pools(self._executor, clock)
         self._invoker = Invoker(self._records, self._stats, clock)
         self._deployer = Deployer(self._registry, runtime, self._pools, self._records, self._logs, clock)
+        self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
         self._reconciler = Reconciler(self._link, self._registry, runtime, self._pools, self._deployer, clock)
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
+        self.operations = Operations(
+            self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days
+        )
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -99,11 +106,14 @@ class Platform:
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
         await self._reconciler.restore()
+        await self.operations.start(self._registry.incarnation)
+        await self.volumes.start()
         work = {"lease": self._lease.keep(), "records": self._records.run(), "reconciler": self._reconciler.run()}
         self._tasks = [_owned(name, coroutine) for name, coroutine in work.items()]
 
     async def close(self) -> None:
         """Give running invocations `shutdown_seconds`, end all instances, push the last records, drop the lease."""
+        await self.operations.close()
         await self._deployer.close()
         for task in self._tasks:
             task.cancel()

@@ -158,3 +158,51 @@ FREE_NAME = """
 if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
 return 0
 """
+
+# KEYS 1 operation order of the tenant, 2 operation states, 3 operation records
+# ARGV 1 id, 2 state (`<status> <incarnation>`), 3 record (JSON), 4 how many are kept, 5 keep those begun after
+#      (epoch s), 6 the statuses that are ends, each between spaces
+# The order's score is the microsecond of its beginning, moved on where needed so that each operation has its own; a
+# cursor is such a score. What has not ended is never trimmed.
+# Answers the score
+ADD_OPERATION = """
+local time = redis.call('TIME')
+local score = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if last[2] and tonumber(last[2]) >= score then score = tonumber(last[2]) + 1 end
+local text = string.format('%.0f', score)
+redis.call('ZADD', KEYS[1], text, ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', tonumber(ARGV[5]) * 1000000))
+local over = redis.call('ZCARD', KEYS[1]) - #old - tonumber(ARGV[4])
+if over > 0 then
+  local more = redis.call('ZRANGE', KEYS[1], #old, #old + over - 1)
+  for i = 1, #more do old[#old + 1] = more[i] end
+end
+for i = 1, #old do
+  local state = redis.call('HGET', KEYS[2], old[i])
+  local status = state and string.match(state, '^(%S+)')
+  if not status or string.find(ARGV[6], ' ' .. status .. ' ', 1, true) then
+    redis.call('ZREM', KEYS[1], old[i])
+    redis.call('HDEL', KEYS[2], old[i])
+    redis.call('HDEL', KEYS[3], old[i])
+  end
+end
+return text
+"""
+
+# KEYS 1 operation states of the tenant, 2 operation records
+# ARGV 1 id, 2 new status, 3 the statuses that it may come from, each between spaces, 4 incarnation of the deciding node
+#      process, 5 record (JSON)
+# Answers {"ok", status before} or {"gone", ""} or {"refused", status} or {"fenced", incarnation that holds it}
+MOVE_OPERATION = """
+local state = redis.call('HGET', KEYS[1], ARGV[1])
+if not state then return {'gone', ''} end
+local status, holder = string.match(state, '^(%S+) (%d+)$')
+if tonumber(holder) > tonumber(ARGV[4]) then return {'fenced', holder} end
+if not string.find(ARGV[3], ' ' .. status .. ' ', 1, true) then return {'refused', status} end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[4])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[5])
+return {'ok', status}
+"""

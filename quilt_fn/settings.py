@@ -46,6 +46,10 @@ class Settings:
     """The records of the last so many invocations of a function are kept."""
     records_days: float = 7.0
     """Records older than this are dropped."""
+    operations_per_tenant: int = 1000
+    """The receipts of a tenant's newest so many operations are kept; what has not ended is kept besides."""
+    operations_days: float = 7.0
+    """Receipts of operations that began longer ago are dropped."""
     log_file_mb: int = 8
     """Output of a function beyond what its records hold is kept in up to four files of this size."""
     public_metrics: bool = False

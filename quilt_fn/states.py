@@ -163,6 +163,9 @@ OPERATION: Mapping[OperationStatus, frozenset[OperationStatus]] = {
 }
 
 
+OPERATION_ENDS: frozenset[OperationStatus] = frozenset(status for status, after in OPERATION.items() if not after)
+
+
 class IllegalTransition(Exception):
     """A state was asked to move where its table has no arrow: always a bug of ours. Carries the thing's history."""
 

@@ -12,7 +12,11 @@ from quilt_fn.states import OperationStatus
 
 
 class OperationRecord(Record):
-    """Times are ISO 8601 UTC. `reason_code` is an error_code, or NODE_RESTARTED, CANCELLED, TIMED_OUT."""
+    """Times are ISO 8601 UTC.
+
+    `reason_code` is an error_code, or why it ended early: CANCELLED (somebody asked), TIMED_OUT, NODE_STOPPED (the node
+    was shut down in an orderly way) or NODE_RESTARTED (the node died; what it had half made is removed at its start).
+    """
 
     operation_id: str
     operation_type: str
@@ -28,6 +32,7 @@ class OperationRecord(Record):
     warnings: list[str] = []
     items: list[dict[str, Any]] = []
     """Of a batch: what became of each."""
+    cancellable: bool = True
     started_at: str
     updated_at: str
     completed_at: str | None = None

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import fakeredis
+
 from pool.api import Caller, Platform, Served, Target
+from pool.redis_link import RedisLink
+from pool.volumes.registry import VolumeRegistry
+from pool.volumes.service import Volumes
 from quilt_fn.errors import FunctionNotFound, InvocationNotFound, NameTaken, QuiltError
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
+from tests.fakes.volumes import FakeVolumeStore
+from tests.fakes_gateway.operations import FakeOperations
 
 Handler = Callable[[Call], Outcome | Awaitable[Outcome]]
 KEY, OTHER_KEY = "quilt_sk_" + "1" * 32, "quilt_sk_" + "2" * 32
@@ -31,6 +39,9 @@ class FakePlatform:
     """See the file's head. `calls` are the Calls that came, `closed_streams` counts streams that were closed."""
 
     def __init__(self) -> None:
+        self.operations = FakeOperations()
+        redis = RedisLink(fakeredis.FakeAsyncRedis())
+        self.volumes = Volumes(VolumeRegistry(redis), FakeVolumeStore(), self.operations, time.time)
         self.functions: dict[tuple[str, str], FunctionRecord] = {}
         self.handlers: dict[str, Handler] = {}
         self.targets: dict[tuple[str, str], Target] = {}

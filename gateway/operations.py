@@ -1,0 +1,109 @@
+"""/api/operations: the receipts of asynchronous work, and the 202 that every route answers which begins some.
+
+Not here: the work (each concern's own), nor how a receipt is kept (`pool.operations`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from gateway.context import Ask, answer
+from gateway.errors import invalid_field
+from gateway.route import Concern, Query, Route
+from quilt_fn.errors import Unavailable
+from quilt_fn.model.operation import Accepted, OperationRecord
+from quilt_fn.states import OperationStatus
+
+LIST_DEFAULT, LIST_MAX = 100, 1000
+WAIT_MAX_S = 300.0
+
+
+def accepted(record: OperationRecord) -> web.Response:
+    """The 202 of a route that began `record`."""
+    return answer(Accepted(operation_id=record.operation_id, status_url=status_url(record.operation_id)), 202)
+
+
+def status_url(operation_id: str) -> str:
+    return f"/api/operations/{operation_id}"
+
+
+async def list_(ask: Ask) -> web.StreamResponse:
+    limit = ask.number("limit", LIST_DEFAULT, LIST_MAX)
+    query = ask.request.query
+    records, next_cursor = await ask.platform.operations.list(
+        ask.tenant_id, query.get("status"), limit, query.get("cursor")
+    )
+    return answer({"operations": records, "next_cursor": next_cursor})
+
+
+async def get(ask: Ask) -> web.StreamResponse:
+    """With `?wait_s=` when it has ended or the time is over. A node that shuts down ends the wait with a 503."""
+    wait_s = wait_seconds(ask)
+    operation_id = ask.path("operation_id")
+    if not wait_s:
+        return answer(await ask.platform.operations.get(ask.tenant_id, operation_id))
+    background = ask.services.background
+    found = background.start(ask.platform.operations.get(ask.tenant_id, operation_id, wait_s))
+    closing = background.start(background.closing.wait())
+    try:
+        await asyncio.wait([found, closing], return_when=asyncio.FIRST_COMPLETED)
+        if not found.done():
+            raise Unavailable("this node is shutting down; ask again", retry_after=1)
+        return answer(found.result())
+    finally:
+        found.cancel()
+        closing.cancel()
+
+
+def wait_seconds(ask: Ask) -> float:
+    """`?wait_s=`: seconds, at most 300; 0 where it is absent. Raises InvalidValue."""
+    text = ask.request.query.get("wait_s", "0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:  # NaN is none of these either
+        raise invalid_field("wait_s", f"seconds from 0 to {WAIT_MAX_S:g}", text)
+    return min(value, WAIT_MAX_S)
+
+
+async def cancel(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.operations.cancel(ask.tenant_id, ask.path("operation_id")))
+
+
+ONE = "/api/operations/{operation_id}"
+EXAMPLE: dict[str, Any] = {"operations": [], "next_cursor": None}
+CONCERN = Concern(
+    "operations",
+    "Receipts of asynchronous work: every route that answers 202 gives the id of one.",
+    routes=(
+        Route(
+            "GET", "/api/operations", list_, "`{operations, next_cursor}`, newest first", answers=EXAMPLE,
+            query=(
+                Query("status", "only those in this status: " + ", ".join(OperationStatus)),
+                Query("limit", f"at most {LIST_MAX}; {LIST_DEFAULT} where it is absent", "integer"),
+                Query("cursor", "`next_cursor` of the page before"),
+            ),
+        ),
+        Route(
+            "GET", ONE, get, "the operation", answers=OperationRecord,
+            query=(Query("wait_s", f"answer at its end, or after so many seconds (≤ {WAIT_MAX_S:g})", "number"),),
+        ),
+        Route(
+            "DELETE", ONE, cancel, "cancels; the operation, as a rule when what it had half made is undone",
+            answers=OperationRecord,
+        ),
+    ),
+    rules=(
+        "An operation is durable before its 202 is answered.",
+        "What has ended can't be cancelled: 409 OPERATION_ENDED. What is not `cancellable`: 409 CONFLICT.",
+        "When a node dies, what ran on it is `failed` with reason_code NODE_RESTARTED once it is back; after an "
+        "orderly shutdown it is `cancelled` with NODE_STOPPED.",
+        "A cancelled or timed-out operation has undone what it had half made before its status says so.",
+        "The newest 1,000 of a tenant are kept, for seven days (QUILT_OPERATIONS_PER_TENANT, QUILT_OPERATIONS_DAYS).",
+    ),
+    states=("OPERATION",),
+)  # fmt: skip
