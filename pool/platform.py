@@ -90,12 +90,12 @@ class Platform:
         self._pools = Pools(self._executor, clock)
         self._invoker = Invoker(self._records, self._stats, clock)
         self._deployer = Deployer(self._registry, runtime, self._pools, self._records, self._logs, clock)
-        self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
         self._reconciler = Reconciler(self._link, self._registry, runtime, self._pools, self._deployer, clock)
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
         self.operations = Operations(
             self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days
         )
+        self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
