@@ -13,14 +13,13 @@ import array
 import asyncio
 import contextlib
 import fcntl
-import os
 import signal
 import termios
 import time
 from collections import deque
 from collections.abc import Callable
 
-from quilt_fn.errors import ContainerNotRunning, QuiltError, SessionNotFound, Unavailable
+from quilt_fn.errors import QuiltError, SessionNotFound, Unavailable
 from runtime.containers.api import Command, InitLink, Process
 from runtime.containers.exec import GRACE_S, KILLED_WITHIN_S, kill_quietly
 from runtime.containers.pipes import Sink, Source
