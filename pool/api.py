@@ -19,6 +19,7 @@ from runtime.api import Call, Outcome, Progress
 
 if TYPE_CHECKING:
     from pool.containers.service import ContainerService
+    from pool.volumes.api import Volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,9 @@ class Platform(Protocol):
 
     @property
     def operations(self) -> Operations: ...
+
+    @property
+    def volumes(self) -> Volumes: ...
 
     async def authenticate(self, key: str) -> Caller | None:
         """The caller of an API key; None where it is not one. Cached: no Redis on the hot path."""

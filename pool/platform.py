@@ -34,6 +34,8 @@ from pool.redis_link import Client, RedisLink, connect
 from pool.registry import Registry
 from pool.shapes import pool_record
 from pool.stats import NodeStats
+from pool.volumes.registry import VolumeRegistry
+from pool.volumes.service import Volumes
 from quilt_fn.errors import (
     BundleNotFound,
     FunctionBroken,
@@ -99,6 +101,7 @@ class Platform:
         self.operations = Operations(
             self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days
         )
+        self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -110,6 +113,7 @@ class Platform:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
         await self._reconciler.restore()
         await self.operations.start(self._registry.incarnation)
+        await self.volumes.start()
         await self.containers.restore()
         work = {
             "lease": self._lease.keep(),

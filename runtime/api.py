@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from quilt_fn.states import StartKind
 from runtime.containers.api import Containers
+from runtime.volumes.api import VolumeStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,9 @@ class FunctionRuntime(Protocol):
     def containers(self) -> Containers:
         """Containers of users, on the same node."""
         ...
+
+    @property
+    def volumes(self) -> VolumeStore: ...
 
     async def build(self, spec: VersionSpec, progress: Callable[[Progress], None]) -> Built:
         """Make `spec` startable. Idempotent: what is there already (layer, snapshot whose key matches) is used.
