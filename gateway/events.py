@@ -98,8 +98,8 @@ CONCERN = Concern(
     ),
     rules=(
         "`ready` comes first, `heartbeat` each 15 s; `data` is one line of JSON, with `at` and the ids to filter by.",
-        "Kinds: OperationUpdate (the operation), container_update, volume_update, function_update, pool_update (at most "
-        "one a second for each function) and invocation. The last two are only made while somebody listens.",
+        "Kinds: OperationUpdate (the operation), container_update, volume_update, function_update, pool_update (at "
+        "most one a second for each function) and invocation. The last two are only made while somebody listens.",
         "Several filters hold all at once.",
         "The last 1,000 events of a tenant are kept in memory. Where an event after Last-Event-ID is not kept any "
         "more, or the node was restarted since, `gap` comes first: read again what you keep up to date.",

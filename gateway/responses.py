@@ -151,7 +151,7 @@ async def respond(
             if not trusted and exc.details is not None:
                 exc.details.pop("traceback", None)
             return _error(served, exc, request_id)
-        return await _stream(request, outcome.status, headers, first, outcome.stream)
+        return await stream(request, outcome.status, headers, first, outcome.stream)
     headers["Server-Timing"] = timing(served)
     body = None if outcome.status in _NO_BODY else outcome.body
     return web.Response(body=body, status=outcome.status, headers=headers)
@@ -232,17 +232,17 @@ def _headers(outcome: Outcome) -> CIMultiDict[str]:
     return headers
 
 
-async def _stream(
+async def stream(
     request: web.BaseRequest,
     status: int,
     headers: CIMultiDict[str],
     chunk: bytes | None,
-    stream: AsyncIterator[bytes],
+    chunks: AsyncIterator[bytes],
 ) -> web.StreamResponse:
-    """Send `chunk`, and each that follows as it comes. A client that left ends the stream, which frees the instance.
+    """Send `chunk`, and each that follows as it comes. A client that left ends the stream, which frees what gives it.
 
-    Where the handler fails in the middle, the connection is cut before the last chunk, so that nobody takes the piece
-    for the whole; the invocation's record has the failure.
+    Where it fails in the middle, the connection is cut before the last chunk, so that nobody takes the piece for the
+    whole; of an invocation the record has the failure.
     """
     response = web.StreamResponse(status=status, headers=headers)
     try:
@@ -250,14 +250,14 @@ async def _stream(
         while chunk is not None:
             if chunk:
                 await response.write(chunk)
-            chunk = await _next_chunk(request, stream)
+            chunk = await _next_chunk(request, chunks)
         await response.write_eof()
     except QuiltError:
         if request.transport is not None:
             request.transport.abort()
-        raise ConnectionResetError("the function failed in the middle of its stream") from None
+        raise ConnectionResetError("what was streamed failed in the middle") from None
     finally:
-        await close(stream)
+        await close(chunks)
     return response
 
 

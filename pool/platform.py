@@ -19,6 +19,8 @@ from pool.announcer import Announcer, operation_update
 from pool.api import Caller, Served, Target
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
 from pool.clock import Clock, iso
+from pool.containers.registry import ContainerRegistry
+from pool.containers.service import ContainerService
 from pool.deploy import Deployer
 from pool.events import Events
 from pool.executor import RuntimeExecutor
@@ -35,6 +37,8 @@ from pool.redis_link import Client, RedisLink, connect
 from pool.registry import Registry
 from pool.shapes import pool_record
 from pool.stats import NodeStats
+from pool.volumes.registry import VolumeRegistry
+from pool.volumes.service import Volumes
 from quilt_fn.errors import (
     BundleNotFound,
     FunctionBroken,
@@ -92,6 +96,10 @@ class Platform:
         self._invoker = Invoker(self._records, self._stats, clock)
         self._deployer = Deployer(self._registry, runtime, self._pools, self._records, self._logs, clock)
         self._reconciler = Reconciler(self._link, self._registry, runtime, self._pools, self._deployer, clock)
+        self._container_registry = ContainerRegistry(self._link, clock.wall)
+        self.containers = ContainerService(
+            self._container_registry, runtime.containers, settings.node_dir / "containers", clock
+        )
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
         self.events = Events(clock)
         self.operations = Operations(
@@ -101,25 +109,35 @@ class Platform:
         self._announcer = Announcer(self.events, self._registry, self._pools)
         self._registry.on_change = self._announcer.function
         self._records.on_ended = self._announcer.invocation
+        self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Take the lease, load everything, adopt what is there. Raises RegistryUnavailable where Redis stays away."""
         await self._link.wait(REDIS_START_WAIT_S)
-        self._registry.incarnation = self.events.incarnation = await self._lease.take()
+        incarnation = await self._lease.take()
+        self._registry.incarnation = self._container_registry.incarnation = self.events.incarnation = incarnation
         await self._keys.load()
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
         await self._reconciler.restore()
         await self.operations.start(self._registry.incarnation)
-        work = {"lease": self._lease.keep(), "records": self._records.run(), "reconciler": self._reconciler.run()}
-        work["announcer"] = self._announcer.look()
+        await self.volumes.start()
+        await self.containers.restore()
+        work = {
+            "lease": self._lease.keep(),
+            "records": self._records.run(),
+            "reconciler": self._reconciler.run(),
+            "containers": self.containers.run(),
+            "announcer": self._announcer.look(),
+        }
         self._tasks = [_owned(name, coroutine) for name, coroutine in work.items()]
 
     async def close(self) -> None:
         """Give running invocations `shutdown_seconds`, end all instances, push the last records, drop the lease."""
         await self.operations.close()
         await self._deployer.close()
+        await self.containers.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -16,10 +16,12 @@ from quilt_fn.states import StartKind
 from runtime import templates
 from runtime.api import Built, Progress, VersionSpec, WayDown
 from runtime.bundle_store import BundleStore
+from runtime.containers.node import NodeContainers
 from runtime.instance import LiveInstance
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.templates import TemplateGone
 from runtime.versions import Version
+from runtime.volumes.store import NodeVolumes
 
 
 class NodeRuntime:
@@ -28,7 +30,9 @@ class NodeRuntime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.spawner = SpawnerClient(settings.spawner_socket)
+        self.volumes = NodeVolumes(self.spawner)
         self.bundles = BundleStore(settings.node_dir / "bundles")
+        self.containers = NodeContainers(self.spawner)
         self.facts: dict[str, Any] = {}
         self.cgroup = ""
         self.missing: dict[str, str] = {}
@@ -174,4 +178,5 @@ class NodeRuntime:
             await asyncio.wait([self._evicting])
         for version in self._versions.values():
             await version.close(keep_template=True)
+        await self.containers.close()
         await self.spawner.close()

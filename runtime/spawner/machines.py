@@ -58,7 +58,10 @@ class Machines(Context):
                      "started": ""}  # fmt: skip
             write_json(folder / "meta.json", about)
             self.groups.make(ctr, limits, freezer=True)
-            namespace, address = self.networks.take("egress" if network == "bridge" else "none")
+            if network == "bridge":
+                namespace, address = self.networks.containers.attach(ctr, tenant)
+            else:
+                namespace, address = self.networks.take("none"), None
             root = roots.place(self.config, ctr)
             roots.private_namespace(self.config, tenant)
             store = tenants.views(self.config, base)[0]
@@ -96,6 +99,7 @@ class Machines(Context):
         """{container} → {}: kill all of it, and remove its writable layer. Idempotent."""
         ctr = checked("container", message.get("container"))
         self._halt(ctr)
+        self.networks.containers.forget(ctr)
         folder = self.config.machine(ctr)
         if folder.exists():
             # Renamed first: half a layer must never be started again.
@@ -123,6 +127,15 @@ class Machines(Context):
             says = f"the container uses {used >> 20} MB, so its memory can't be limited to {limits.memory_mb} MB"
             raise Refused(says, "refused", {"memory_bytes": used})
         self.groups.make(ctr, limits, freezer=True)
+        return {}, []
+
+    def egress(self, message: Message, fds: list[int]) -> Answer:
+        """{container, tenant, egress} → {}: whether it reaches the world outside, now and at its next starts."""
+        ctr, tenant = checked("container", message.get("container")), checked("tenant", message.get("tenant"))
+        egress = message.get("egress")
+        if not isinstance(egress, bool):
+            raise Refused("egress must be true or false")
+        self.networks.containers.set_egress(ctr, tenant, egress)
         return {}, []
 
     def usage(self, message: Message, fds: list[int]) -> Answer:
@@ -167,6 +180,7 @@ class Machines(Context):
     def _halt(self, ctr: str) -> None:
         self.groups.freeze(ctr, False)  # on v1 what is frozen does not die
         self.groups.remove(ctr)
+        self.networks.containers.release(ctr)
         roots.remove(self.config, ctr)
 
 
@@ -221,6 +235,7 @@ TABLE: dict[str, Callable[[Machines, Message, list[int]], Answer]] = {
     "freeze": Machines.freeze,
     "thaw": Machines.thaw,
     "resize": Machines.resize,
+    "egress": Machines.egress,
     "usage": Machines.usage,
     "processes": Machines.processes,
     "machines": Machines.machines,

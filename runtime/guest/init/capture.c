@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PIECE = 32 * 1024 };
+enum { PIECE = 32 * 1024, PIPE_PIECES = 64 * 1024 / PIECE };
 struct __attribute__((packed)) head {
     uint64_t time;
     uint32_t length;
@@ -52,23 +52,6 @@ void capture_files(const int given[2], off_t size) {
         begin(0);
 }
 
-void capture_source(int out, int err) {
-    int given[2] = {out, err};
-    for (int i = 0; i < 2; i++) {
-        if (sources[i] >= 0)
-            close(sources[i]); /* what is still in it belongs to a command that has ended */
-        sources[i] = given[i];
-    }
-}
-
-size_t capture_poll(struct pollfd *polls) {
-    size_t count = 0;
-    for (int i = 0; i < 2; i++)
-        if (sources[i] >= 0 && files[0] >= 0)
-            polls[count++] = (struct pollfd){.fd = sources[i], .events = POLLIN};
-    return count;
-}
-
 static void keep(int stream, const char *bytes, size_t size) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -86,18 +69,45 @@ static void keep(int stream, const char *bytes, size_t size) {
         (void)!ftruncate(files[current], at); /* the disk is full: this piece is lost, what is there stays whole */
 }
 
-void capture_ready(const struct pollfd *poll) {
+/* One piece; false at the end of the source and where there is nothing now. */
+static bool copy(int i) {
     static char bytes[PIECE];
-    for (int i = 0; i < 2; i++) {
-        if (sources[i] < 0 || sources[i] != poll->fd)
-            continue;
-        ssize_t size = read(sources[i], bytes, sizeof bytes);
-        if (size > 0) {
-            keep(i, bytes, (size_t)size);
-        } else if (size == 0 || errno != EAGAIN) {
-            close(sources[i]);
-            sources[i] = -1;
-        }
-        return;
+    ssize_t size = read(sources[i], bytes, sizeof bytes);
+    if (size > 0) {
+        keep(i, bytes, (size_t)size);
+        return true;
     }
+    if (size == 0 || errno != EAGAIN) {
+        close(sources[i]);
+        sources[i] = -1;
+    }
+    return false;
+}
+
+void capture_source(int out, int err) {
+    int given[2] = {out, err};
+    for (int i = 0; i < 2; i++) {
+        /* The last words of the command before this one; its children, if any are left, lose their pipe. */
+        for (int turn = 0; files[0] >= 0 && sources[i] >= 0 && turn < PIPE_PIECES && copy(i); turn++)
+            ;
+        if (sources[i] >= 0)
+            close(sources[i]);
+        sources[i] = given[i];
+    }
+}
+
+size_t capture_poll(struct pollfd *polls) {
+    size_t count = 0;
+    for (int i = 0; i < 2; i++)
+        if (sources[i] >= 0 && files[0] >= 0)
+            polls[count++] = (struct pollfd){.fd = sources[i], .events = POLLIN};
+    return count;
+}
+
+void capture_ready(const struct pollfd *poll) {
+    for (int i = 0; i < 2; i++)
+        if (sources[i] >= 0 && sources[i] == poll->fd) {
+            copy(i);
+            return;
+        }
 }

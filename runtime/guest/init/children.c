@@ -116,10 +116,12 @@ static void started(struct child *child) {
         main_pid = 0, main_status = -1;
 }
 
-void children_reap(void) {
+bool children_reap(void) {
     int status;
-    pid_t pid;
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+    for (int turn = 0; turn < REAPED_A_TURN; turn++) { /* orphans made without end must not keep init here */
+        pid_t pid = waitpid(-1, &status, WNOHANG);
+        if (pid <= 0)
+            return false;
         struct child *child = with_pid(pid);
         if (!child)
             continue;
@@ -137,6 +139,7 @@ void children_reap(void) {
             main_ended(child);
         advance(child);
     }
+    return true;
 }
 
 void children_orphan(int peer) {

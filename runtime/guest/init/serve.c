@@ -5,12 +5,14 @@
 #include "serve.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What packages need to be installed by the container's root, within its ids. Not: raw sockets, mounts, devices,
@@ -33,17 +35,28 @@ static void take_signals(void) {
     sigaction(SIGCHLD, &action, NULL);
 }
 
+/* With one of the first three missing, a command's pipe would be given its number and be closed on the way to exec. */
+static int standard_descriptors(void) {
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd < 3);
+    return fd;
+}
+
 static void loop(int listener) {
     static struct pollfd polls[1 + PEERS + 2 + CHILDREN];
     sigset_t none;
+    bool more = false;
     sigemptyset(&none);
     for (;;) {
         polls[0] = (struct pollfd){.fd = listener, .events = POLLIN};
         size_t peers = 1 + peers_poll(polls + 1);
         size_t captured = peers + capture_poll(polls + peers);
         size_t all = captured + children_poll(polls + captured);
-        int ready = ppoll(polls, all, NULL, &none);
-        children_reap();
+        struct timespec at_once = {0};
+        int ready = ppoll(polls, all, more ? &at_once : NULL, &none);
+        more = children_reap();
         if (ready <= 0)
             continue;
         for (size_t i = captured; i < all; i++)
@@ -75,6 +88,9 @@ int run_serve(int argc, char **argv) {
         keep |= 1ull << kept[i];
     umask(strict ? 077 : 022);
     setsid();
+    /* Nothing of whoever made the container stays open in it. */
+    if (standard_descriptors() < 0 || close_range(3, ~0u, 0) < 0)
+        return fail("descriptors");
     take_signals();
     spawn_prepare();
     /* Its memory and its descriptors are nobody's in here, not even root's. */

@@ -16,7 +16,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { MESSAGE_LIMIT = 160 * 1024, PEERS = 16, CHILDREN = 2048, STRINGS = 8192 };
+enum { MESSAGE_LIMIT = 160 * 1024, PEERS = 16, CHILDREN = 2048, STRINGS = 8192, REAPED_A_TURN = 512 };
 
 enum operation { OP_STATUS = 1, OP_RUN, OP_KILL, OP_LOG };
 enum { RUN_TTY = 1, RUN_MAIN = 2 };
@@ -75,7 +75,7 @@ bool users_find(const char *spec, struct identity *found);
 
 /* children.c */
 int children_run(int peer, uint32_t id, const struct command *command, int *step);
-void children_reap(void);
+bool children_reap(void); /* whether there may be more to reap: a turn takes a bounded number */
 void children_orphan(int peer);
 void children_flush(int peer);
 size_t children_poll(struct pollfd *polls);

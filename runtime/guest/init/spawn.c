@@ -1,5 +1,6 @@
 /* Starts one command: its pipes or its terminal, its session, user and folder, then exec. Everything that looks at the
- * container's files runs in the child, so that nothing in them can hold init up. */
+ * container's files runs in the child, so that nothing in them can hold init up. The child stays undumpable, as init is,
+ * until exec: it holds copies of init's memory and descriptors, the log's files and the peers' sockets among them. */
 #define _GNU_SOURCE
 #include "serve.h"
 
@@ -11,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -88,7 +88,6 @@ static void child(const struct command *command, const int inner[3], int report)
     sigemptyset(&none);
     bool terminal = command->flags & RUN_TTY;
     setsid();
-    prctl(PR_SET_DUMPABLE, 1L, 0L, 0L, 0L); /* init is not; what it starts is as any other process of the container */
     struct identity who;
     if (!users_find(command->user, &who)) {
         errno = ENOENT;
