@@ -74,6 +74,26 @@ def volumes(tenant_id: str) -> str:
     return f"{PREFIX}:{{volumes:{tenant_id}}}:records"
 
 
+def container_tenants() -> str:
+    """Set of the tenants that have, or had, containers."""
+    return f"{PREFIX}:container-tenants"
+
+
+def containers(tenant_id: str) -> str:
+    """Set of the ids of one tenant's containers."""
+    return f"{PREFIX}:{{containers:{tenant_id}}}:all"
+
+
+def container_names(tenant_id: str) -> str:
+    """Hash of one tenant: container name → container id."""
+    return f"{PREFIX}:{{containers:{tenant_id}}}:names"
+
+
+def container(tenant_id: str, container_id: str) -> str:
+    """Hash: name, state, incarnation, kept (JSON), created_at, updated_at."""
+    return f"{PREFIX}:{{containers:{tenant_id}}}:{container_id}"
+
+
 def operation_order(tenant_id: str) -> str:
     """Sorted set: operation id by the microsecond of its beginning; no two are alike."""
     return f"{PREFIX}:{{operations:{tenant_id}}}:order"

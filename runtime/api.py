@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from quilt_fn.states import StartKind
+from runtime.containers.api import Containers
 from runtime.volumes.api import VolumeStore
 
 
@@ -163,6 +164,11 @@ class FunctionRuntime(Protocol):
 
     @property
     def volumes(self) -> VolumeStore: ...
+
+    @property
+    def containers(self) -> Containers:
+        """Containers of users, on the same node."""
+        ...
 
     async def build(self, spec: VersionSpec, progress: Callable[[Progress], None]) -> Built:
         """Make `spec` startable. Idempotent: what is there already (layer, snapshot whose key matches) is used.
