@@ -59,21 +59,6 @@ def leases() -> str:
     return f"{PREFIX}:leases"
 
 
-def volume_tenants() -> str:
-    """Set of the ids of tenants that have, or had, volumes."""
-    return f"{PREFIX}:volume-tenants"
-
-
-def volume_names(tenant_id: str) -> str:
-    """Hash of one tenant: volume name → volume id."""
-    return f"{PREFIX}:{{volumes:{tenant_id}}}:names"
-
-
-def volumes(tenant_id: str) -> str:
-    """Hash of one tenant: volume id → record (JSON)."""
-    return f"{PREFIX}:{{volumes:{tenant_id}}}:records"
-
-
 def container_tenants() -> str:
     """Set of the tenants that have, or had, containers."""
     return f"{PREFIX}:container-tenants"
@@ -92,6 +77,21 @@ def container_names(tenant_id: str) -> str:
 def container(tenant_id: str, container_id: str) -> str:
     """Hash: name, state, incarnation, kept (JSON), created_at, updated_at."""
     return f"{PREFIX}:{{containers:{tenant_id}}}:{container_id}"
+
+
+def volume_tenants() -> str:
+    """Set of the ids of tenants that have, or had, volumes."""
+    return f"{PREFIX}:volume-tenants"
+
+
+def volume_names(tenant_id: str) -> str:
+    """Hash of one tenant: volume name → volume id."""
+    return f"{PREFIX}:{{volumes:{tenant_id}}}:names"
+
+
+def volumes(tenant_id: str) -> str:
+    """Hash of one tenant: volume id → record (JSON)."""
+    return f"{PREFIX}:{{volumes:{tenant_id}}}:records"
 
 
 def operation_order(tenant_id: str) -> str:

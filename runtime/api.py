@@ -163,12 +163,12 @@ class FunctionRuntime(Protocol):
     """One node's runtime, for the pool. All methods may be called concurrently for different versions and the same."""
 
     @property
-    def volumes(self) -> VolumeStore: ...
-
-    @property
     def containers(self) -> Containers:
         """Containers of users, on the same node."""
         ...
+
+    @property
+    def volumes(self) -> VolumeStore: ...
 
     async def build(self, spec: VersionSpec, progress: Callable[[Progress], None]) -> Built:
         """Make `spec` startable. Idempotent: what is there already (layer, snapshot whose key matches) is used.

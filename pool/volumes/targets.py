@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from quilt_fn.errors import InvalidValue
 from quilt_fn.model.container import Attachment
-from runtime.spawner.attachments import refused_for
+from runtime.spawner.volume_mounts import refused_for
 
 _ATTACHMENT: TypeAdapter[str] = TypeAdapter(Attachment)
 
