@@ -110,6 +110,8 @@ class Platform:
         self._registry.on_change = self._announcer.function
         self._records.on_ended = self._announcer.invocation
         self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
+        self.containers.attaching, self.containers.attachments = self.volumes.attaching, self.volumes.attached
+        self.volumes.add_users(self.containers.users_of_volume)
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
