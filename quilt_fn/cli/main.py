@@ -28,6 +28,8 @@ COMMANDS = {
     "pool": Where("quilt_fn.cli.pool:pool", "Show how many instances each function has."),
     "logs": Where("quilt_fn.cli.logs:logs", "Print what a function wrote."),
     "containers": Where("quilt_fn.cli.containers:containers", "Create, list, stop and delete containers."),
+    "operations": Where("quilt_fn.cli.operations:operations", "List, show, wait for and cancel operations."),
+    "events": Where("quilt_fn.cli.operations:events", "Print what happens, as it happens."),
     "keys": Where("quilt_fn.cli.keys:keys", "List, make and delete API keys."),
     "bench": Where("quilt_fn.cli.platform:bench", "Measure starts and throughput on this machine."),
 }
