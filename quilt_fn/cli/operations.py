@@ -20,7 +20,7 @@ FAILED = 5
 
 @click.group(short_help="List, show, wait for and cancel operations.")
 def operations() -> None:
-    """Receipts of asynchronous work: list them, show one, wait for its end, cancel it."""
+    """List, show, wait for and cancel operations. Each is the receipt of asynchronous work."""
 
 
 @operations.command("list", short_help="List operations, newest first.")
@@ -49,7 +49,7 @@ def list_(status: str | None, limit: int, as_json: bool) -> None:
 @click.option("--timeout", "timeout_s", type=float, help="With --wait: seconds at most.")
 @output.json_option
 def get(operation_id: str, wait: bool, timeout_s: float | None, as_json: bool) -> None:
-    """Show one operation; with --wait when it has ended."""
+    """Show one operation, or wait for its end."""
     client = output.client()
     record = client.operations.wait(operation_id, timeout_s) if wait else client.operations.get(operation_id)
     _show(record, as_json)
@@ -62,7 +62,7 @@ def get(operation_id: str, wait: bool, timeout_s: float | None, as_json: bool) -
 @click.option("--wait", is_flag=True, help="Until what it had half made is undone, however long that takes.")
 @output.json_option
 def cancel(operation_id: str, wait: bool, as_json: bool) -> None:
-    """Cancel an operation that has not ended."""
+    """Cancel an operation. What it had half made is undone first."""
     client = output.client()
     record = client.operations.cancel(operation_id)
     _show(client.operations.wait(operation_id) if wait else record, as_json)
@@ -92,7 +92,7 @@ def events(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Print what happens on the platform until Ctrl-C, one event a line; --json prints one object a line.
+    """Print what happens, as it happens. One event a line, until Ctrl-C; --json prints one object a line.
 
     A broken connection is taken up again where it broke. `gap` says that events in between are not kept any more.
     """
