@@ -146,12 +146,12 @@ async def respond(
     _add_own(headers, served, request_id)
     if outcome.stream is not None:
         try:
-            first = await _next_chunk(request, outcome.stream)
+            first = await next_chunk(request, outcome.stream)
         except QuiltError as exc:  # nothing was promised yet, so this is an error like any other
             if not trusted and exc.details is not None:
                 exc.details.pop("traceback", None)
             return _error(served, exc, request_id)
-        return await _stream(request, outcome.status, headers, first, outcome.stream)
+        return await send_stream(request, outcome.status, headers, first, outcome.stream)
     headers["Server-Timing"] = timing(served)
     body = None if outcome.status in _NO_BODY else outcome.body
     return web.Response(body=body, status=outcome.status, headers=headers)
@@ -232,7 +232,7 @@ def _headers(outcome: Outcome) -> CIMultiDict[str]:
     return headers
 
 
-async def _stream(
+async def send_stream(
     request: web.BaseRequest,
     status: int,
     headers: CIMultiDict[str],
@@ -250,7 +250,7 @@ async def _stream(
         while chunk is not None:
             if chunk:
                 await response.write(chunk)
-            chunk = await _next_chunk(request, stream)
+            chunk = await next_chunk(request, stream)
         await response.write_eof()
     except QuiltError:
         if request.transport is not None:
@@ -261,7 +261,7 @@ async def _stream(
     return response
 
 
-async def _next_chunk(request: web.BaseRequest, stream: AsyncIterator[bytes]) -> bytes | None:
+async def next_chunk(request: web.BaseRequest, stream: AsyncIterator[bytes]) -> bytes | None:
     """The next chunk, None at the end. Raises ConnectionResetError when the client is gone before it comes."""
     step = asyncio.ensure_future(_step(stream))
     try:

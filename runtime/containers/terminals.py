@@ -9,18 +9,15 @@ Not here: websockets (`gateway.terminals`), who may attach (the pool).
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import fcntl
-import os
 import signal
-import termios
 import time
 from collections import deque
 from collections.abc import Callable
 
-from quilt_fn.errors import ContainerNotRunning, QuiltError, SessionNotFound, Unavailable
+from quilt_fn.errors import QuiltError, SessionNotFound, Unavailable
 from runtime.containers.api import Command, InitLink, Process
 from runtime.containers.exec import GRACE_S, KILLED_WITHIN_S, kill_quietly
 from runtime.containers.pipes import Sink, Source
@@ -85,7 +82,8 @@ class Attachment:
     async def write(self, data: bytes) -> None:
         """What was typed. Waits while the command reads nothing, as a terminal's line does."""
         self.session.touch()
-        await self.session.sink.write(data)
+        async with self.session.typing:  # two clients that type at once do so in turn
+            await self.session.sink.write(data)
 
     def close(self) -> None:
         """The client leaves; the session goes on. Idempotent."""
@@ -110,6 +108,7 @@ class Session:
         self.screen = Screen()
         self.clients: set[Attachment] = set()
         self.sink = Sink(process.stdin, owned=False)
+        self.typing = asyncio.Lock()
         self._source = Source(process.stdout)
         self._process = process
         self._active = time.monotonic()
@@ -247,6 +246,9 @@ class TerminalSessions:
             )
         return session
 
+    def has(self, session_id: str) -> bool:
+        return session_id in self._sessions
+
     def of(self, tenant_id: str) -> list[Session]:
         """Newest first."""
         found = [session for session in self._sessions.values() if session.tenant_id == tenant_id]
@@ -260,14 +262,3 @@ class TerminalSessions:
         for keeper in list(self._keepers):
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-
-
-def window_size(fd: int) -> tuple[int, int]:
-    """(columns, rows) of a terminal of this machine; 80×24 where it does not say."""
-    size = array.array("H", [0, 0, 0, 0])
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(fd, termios.TIOCGWINSZ, size)
-    return (size[1] or 80), (size[0] or 24)
-
-
-__all__ = ["Attachment", "Session", "TerminalSessions"]
