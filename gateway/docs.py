@@ -5,6 +5,7 @@ A unit test compares what is written with what this makes, so the pages cannot d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,13 +103,17 @@ the last column.
 """
 
 
+_VARIABLE = re.compile(r"\{(\w+)(:[^}]*)?\}")
+
+
 def http_api() -> str:
     return HTTP_API.format(routes="\n".join(_route(route) for route in ROUTES))
 
 
 def _route(route: Route) -> str:
     marks = [mark for mark, is_so in (("*public*", route.public), ("*token*", route.token)) if is_so]
-    return f"| {route.method} | `{route.path.replace('{', '<').replace('}', '>')}` | {' '.join([*marks, route.says])} |"
+    path = _VARIABLE.sub(r"<\1>", route.path)
+    return f"| {route.method} | `{path}` | {' '.join([*marks, route.says])} |"
 
 
 def errors() -> str:

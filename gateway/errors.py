@@ -25,6 +25,7 @@ from quilt_fn.errors import (
     MethodNotAllowed,
     PayloadTooLarge,
     QuiltError,
+    RangeNotSatisfiable,
     RouteNotFound,
     Unauthenticated,
     http_status,
@@ -57,7 +58,7 @@ def _retry_after(error: QuiltError) -> float | None:
 
 
 def error_headers(error: QuiltError) -> dict[str, str]:
-    """Retry-After in whole seconds (rounded up), Allow, and what a 401 has to name."""
+    """Retry-After in whole seconds (rounded up), Allow, Content-Range of a 416, and what a 401 has to name."""
     headers = {}
     retry_after = _retry_after(error)
     if retry_after is not None:
@@ -66,6 +67,8 @@ def error_headers(error: QuiltError) -> dict[str, str]:
         headers["WWW-Authenticate"] = 'Bearer realm="quilt"'
     if isinstance(error, MethodNotAllowed) and error.details and "allowed" in error.details:
         headers["Allow"] = ", ".join(error.details["allowed"])
+    if isinstance(error, RangeNotSatisfiable) and error.details and "size" in error.details:
+        headers["Content-Range"] = f"bytes */{error.details['size']}"
     return headers
 
 

@@ -146,12 +146,12 @@ async def respond(
     _add_own(headers, served, request_id)
     if outcome.stream is not None:
         try:
-            first = await next_chunk(request, outcome.stream)
+            first = await _next_chunk(request, outcome.stream)
         except QuiltError as exc:  # nothing was promised yet, so this is an error like any other
             if not trusted and exc.details is not None:
                 exc.details.pop("traceback", None)
             return _error(served, exc, request_id)
-        return await send_stream(request, outcome.status, headers, first, outcome.stream)
+        return await stream(request, outcome.status, headers, first, outcome.stream)
     headers["Server-Timing"] = timing(served)
     body = None if outcome.status in _NO_BODY else outcome.body
     return web.Response(body=body, status=outcome.status, headers=headers)
@@ -232,17 +232,17 @@ def _headers(outcome: Outcome) -> CIMultiDict[str]:
     return headers
 
 
-async def send_stream(
+async def stream(
     request: web.BaseRequest,
     status: int,
     headers: CIMultiDict[str],
     chunk: bytes | None,
-    stream: AsyncIterator[bytes],
+    chunks: AsyncIterator[bytes],
 ) -> web.StreamResponse:
-    """Send `chunk`, and each that follows as it comes. A client that left ends the stream, which frees the instance.
+    """Send `chunk`, and each that follows as it comes. A client that left ends the stream, which frees what gives it.
 
-    Where the handler fails in the middle, the connection is cut before the last chunk, so that nobody takes the piece
-    for the whole; the invocation's record has the failure.
+    Where it fails in the middle, the connection is cut before the last chunk, so that nobody takes the piece for the
+    whole; of an invocation the record has the failure.
     """
     response = web.StreamResponse(status=status, headers=headers)
     try:
@@ -250,18 +250,18 @@ async def send_stream(
         while chunk is not None:
             if chunk:
                 await response.write(chunk)
-            chunk = await next_chunk(request, stream)
+            chunk = await _next_chunk(request, chunks)
         await response.write_eof()
     except QuiltError:
         if request.transport is not None:
             request.transport.abort()
-        raise ConnectionResetError("the function failed in the middle of its stream") from None
+        raise ConnectionResetError("what was streamed failed in the middle") from None
     finally:
-        await close(stream)
+        await close(chunks)
     return response
 
 
-async def next_chunk(request: web.BaseRequest, stream: AsyncIterator[bytes]) -> bytes | None:
+async def _next_chunk(request: web.BaseRequest, stream: AsyncIterator[bytes]) -> bytes | None:
     """The next chunk, None at the end. Raises ConnectionResetError when the client is gone before it comes."""
     step = asyncio.ensure_future(_step(stream))
     try:

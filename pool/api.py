@@ -9,13 +9,16 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.model.operation import OperationRecord
 from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
+
+if TYPE_CHECKING:
+    from pool.volumes.api import Volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,9 @@ class Events(Protocol):
 class Platform(Protocol):
     @property
     def operations(self) -> Operations: ...
+
+    @property
+    def volumes(self) -> Volumes: ...
 
     async def authenticate(self, key: str) -> Caller | None:
         """The caller of an API key; None where it is not one. Cached: no Redis on the hot path."""

@@ -59,6 +59,21 @@ def leases() -> str:
     return f"{PREFIX}:leases"
 
 
+def volume_tenants() -> str:
+    """Set of the ids of tenants that have, or had, volumes."""
+    return f"{PREFIX}:volume-tenants"
+
+
+def volume_names(tenant_id: str) -> str:
+    """Hash of one tenant: volume name → volume id."""
+    return f"{PREFIX}:{{volumes:{tenant_id}}}:names"
+
+
+def volumes(tenant_id: str) -> str:
+    """Hash of one tenant: volume id → record (JSON)."""
+    return f"{PREFIX}:{{volumes:{tenant_id}}}:records"
+
+
 def operation_order(tenant_id: str) -> str:
     """Sorted set: operation id by the microsecond of its beginning; no two are alike."""
     return f"{PREFIX}:{{operations:{tenant_id}}}:order"

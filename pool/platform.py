@@ -32,6 +32,8 @@ from pool.redis_link import Client, RedisLink, connect
 from pool.registry import Registry
 from pool.shapes import pool_record
 from pool.stats import NodeStats
+from pool.volumes.registry import VolumeRegistry
+from pool.volumes.service import Volumes
 from quilt_fn.errors import (
     BundleNotFound,
     FunctionBroken,
@@ -93,6 +95,7 @@ class Platform:
         self.operations = Operations(
             self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days
         )
+        self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -104,6 +107,7 @@ class Platform:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
         await self._reconciler.restore()
         await self.operations.start(self._registry.incarnation)
+        await self.volumes.start()
         work = {"lease": self._lease.keep(), "records": self._records.run(), "reconciler": self._reconciler.run()}
         self._tasks = [_owned(name, coroutine) for name, coroutine in work.items()]
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
     from quilt_fn.model.invocation import InvocationRecord
     from quilt_fn.transport import Reply, Request, Transport
+    from quilt_fn.volumes import Volumes
 
 M = TypeVar("M", bound="BaseModel")
 
@@ -80,6 +81,12 @@ class Client:
     @property
     def api_key(self) -> str | None:
         return self._api_key
+
+    @property
+    def volumes(self) -> Volumes:
+        from quilt_fn.volumes import Volumes
+
+        return Volumes(self)
 
     @both
     async def close(self) -> None:

@@ -4,6 +4,7 @@ Not here: the error body's shape (`quilt_fn.model.common`) and its translation t
 
     QuiltError
     ├── InvalidRequest          malformed (400)
+    │   ├── RangeNotSatisfiable 416
     │   └── InvalidValue        well-formed, but wrong shape or value (422)
     │       ├── BundleInvalid, PythonMismatch
     ├── Unauthenticated, Forbidden
@@ -62,6 +63,12 @@ class QuiltError(Exception):
 
 class InvalidRequest(QuiltError):
     error_code = "INVALID_REQUEST"
+
+
+class RangeNotSatisfiable(InvalidRequest):
+    """`details.size` is the file's size in bytes."""
+
+    error_code = "RANGE_NOT_SATISFIABLE"
 
 
 class InvalidValue(InvalidRequest):
@@ -298,6 +305,7 @@ class InternalError(QuiltError):
 HTTP_STATUS: dict[type[QuiltError], int] = {
     QuiltError: 500,
     InvalidRequest: 400,
+    RangeNotSatisfiable: 416,
     InvalidValue: 422,
     Unauthenticated: 401,
     Forbidden: 403,

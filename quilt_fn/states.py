@@ -65,6 +65,12 @@ class SnapshotState(StrEnum):
     DELETING = "deleting"
 
 
+class VolumeState(StrEnum):
+    CREATING = "creating"
+    READY = "ready"
+    DELETING = "deleting"
+
+
 class OperationStatus(StrEnum):
     ACCEPTED = "accepted"
     QUEUED = "queued"
@@ -136,6 +142,12 @@ SNAPSHOT: Mapping[SnapshotState, frozenset[SnapshotState]] = {
     SnapshotState.READY: frozenset({SnapshotState.DELETING}),
     SnapshotState.ERROR: frozenset({SnapshotState.DELETING}),
     SnapshotState.DELETING: frozenset(),
+}
+
+VOLUME: Mapping[VolumeState, frozenset[VolumeState]] = {
+    VolumeState.CREATING: frozenset({VolumeState.READY, VolumeState.DELETING}),
+    VolumeState.READY: frozenset({VolumeState.DELETING}),
+    VolumeState.DELETING: frozenset(),
 }
 
 _ENDED_EARLY = frozenset({OperationStatus.FAILED, OperationStatus.CANCELLED})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -31,7 +31,8 @@ class Request:
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | AsyncIterable[bytes] | None = field(default=None, repr=False)
+    """Pieces are sent as they come, and can't be sent twice."""
     timeout_s: float | None = 60.0
     quiet_timeout_s: float | None = None
 
@@ -49,6 +50,10 @@ class Reply(Protocol):
 
     async def read(self) -> bytes:
         """The whole body. Raises Unavailable where it breaks off."""
+        ...
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises Unavailable where it breaks off."""
         ...
 
     def lines(self) -> AsyncIterator[bytes]:
@@ -163,19 +168,23 @@ class _AioHttpReply:
         except (aiohttp.ClientError, OSError) as error:
             raise translate(error, self._base_url) from error
 
-    async def lines(self) -> AsyncGenerator[bytes, None]:
-        # Not readline: it refuses lines beyond its buffer's limit, and a record may have megabytes.
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         import aiohttp
 
-        rest = bytearray()
         try:
             async for piece in self._response.content.iter_any():
-                rest += piece
-                *whole, last = rest.split(b"\n")
-                for line in whole:
-                    yield bytes(line)
-                rest = bytearray(last)
+                yield piece
         except (aiohttp.ClientError, OSError) as error:
             raise translate(error, self._base_url) from error
+
+    async def lines(self) -> AsyncGenerator[bytes, None]:
+        # Not readline: it refuses lines beyond its buffer's limit, and a record may have megabytes.
+        rest = bytearray()
+        async for piece in self.pieces():
+            rest += piece
+            *whole, last = rest.split(b"\n")
+            for line in whole:
+                yield bytes(line)
+            rest = bytearray(last)
         if rest:
             yield bytes(rest)

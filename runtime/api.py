@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from quilt_fn.states import StartKind
+from runtime.volumes.api import VolumeStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,9 @@ class Instance(Protocol):
 
 class FunctionRuntime(Protocol):
     """One node's runtime, for the pool. All methods may be called concurrently for different versions and the same."""
+
+    @property
+    def volumes(self) -> VolumeStore: ...
 
     async def build(self, spec: VersionSpec, progress: Callable[[Progress], None]) -> Built:
         """Make `spec` startable. Idempotent: what is there already (layer, snapshot whose key matches) is used.

@@ -16,9 +16,10 @@ import tarfile
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from quilt_fn.errors import BundleInvalid, BundleNotFound, PayloadTooLarge
-from runtime.spawner.bundles import HEADER_LIMIT, Bounded
+from runtime.spawner.archives import HEADER_LIMIT, Bounded
 
 UPLOAD_LIMIT = 256 << 20
 UNPACKED_LIMIT = 1 << 30
@@ -104,7 +105,7 @@ def check(path: Path) -> None:
     total = 0
     try:
         with gzip.GzipFile(path) as unzipped:
-            bounded = Bounded(unzipped)
+            bounded = Bounded(cast(IO[bytes], unzipped))
             for count, member in enumerate(bounded.archive()):
                 bounded.header()
                 name = PurePosixPath(member.name)

@@ -20,6 +20,7 @@ from runtime.instance import LiveInstance
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.templates import TemplateGone
 from runtime.versions import Version
+from runtime.volumes.store import NodeVolumes
 
 
 class NodeRuntime:
@@ -28,6 +29,7 @@ class NodeRuntime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.spawner = SpawnerClient(settings.spawner_socket)
+        self.volumes = NodeVolumes(self.spawner)
         self.bundles = BundleStore(settings.node_dir / "bundles")
         self.facts: dict[str, Any] = {}
         self.cgroup = ""

@@ -10,18 +10,15 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-import tarfile
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from runtime.spawner import tenants, trees
+from runtime.spawner import jail, tenants, trees
+from runtime.spawner.archives import Bounded
 from runtime.spawner.names import Config
-from runtime.spawner.protocol import Refused
 
 FILES_LIMIT = 50_000
 BYTES_LIMIT = 1 << 30
-HEADER_LIMIT = 1 << 20
 
 
 def unpack(config: Config, tenant: str, bundle: str, archive: int) -> None:
@@ -37,9 +34,11 @@ def unpack(config: Config, tenant: str, bundle: str, archive: int) -> None:
     builder = tenants.base_id(config, tenant) + tenants.BUILDER
     os.chown(inside, builder, builder)
     try:
-        words = in_jail(inside, builder, lambda: _extract(archive))
-        if words:
-            raise Refused(words, "build")
+        folder = os.open(inside, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            jail.call(lambda: _extract_as(builder, folder, archive), [folder, archive], "build")
+        finally:
+            os.close(folder)
         own_by_root(temporary)
         try:
             temporary.rename(target)
@@ -50,67 +49,15 @@ def unpack(config: Config, tenant: str, bundle: str, archive: int) -> None:
         trees.remove(temporary)
 
 
-def in_jail(folder: Path, uid: int, work: Callable[[], None]) -> str:
-    """Run `work` in a child that has `folder` as its root and is the user `uid`; the words of its failure, or ""."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.close(read)
-            os.chroot(folder)
-            os.chdir("/")
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            os.umask(0o022)
-            work()
-            code = 0
-        except BaseException as error:
-            os.write(write, f"{type(error).__name__}: {error}".encode()[:2000])
-        finally:
-            os._exit(code)
-    os.close(write)
-    with os.fdopen(read, "rb") as said:
-        words = said.read().decode(errors="replace")
-    failed = os.waitpid(pid, 0)[1] != 0
-    return words or "the unpacking process died" if failed else ""
-
-
-class Bounded:
-    """A gzip's contents for tarfile, which reads a header of any size into memory: no header may be over the limit."""
-
-    def __init__(self, file: gzip.GzipFile) -> None:
-        self._file = file
-        self._left = HEADER_LIMIT
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= self._left:
-            raise tarfile.ReadError("a header of the archive is too large")
-        self._left -= size
-        return self._file.read(size)
-
-    def archive(self) -> tarfile.TarFile:
-        return tarfile.open(fileobj=cast(IO[bytes], self), mode="r:")
-
-    def content(self) -> None:
-        """What is read from now on is a file's content, which comes in pieces."""
-        self._left = BYTES_LIMIT + HEADER_LIMIT
-
-    def header(self) -> None:
-        self._left = HEADER_LIMIT
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
+def _extract_as(uid: int, folder: int, archive: int) -> None:
+    jail.as_user(folder, uid)
+    _extract(archive)
 
 
 def _extract(archive: int) -> None:
     total = 0
     with os.fdopen(archive, "rb", closefd=False) as file, gzip.GzipFile(fileobj=file) as unzipped:
-        bounded = Bounded(unzipped)
+        bounded = Bounded(cast(IO[bytes], unzipped))
         tar = bounded.archive()
         for count, member in enumerate(tar):
             bounded.header()

@@ -6,6 +6,7 @@ Not here: what they are used for. Numbers are the same on every architecture for
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterable
 
@@ -34,9 +35,18 @@ MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_IDMAP = 0x00100000
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
 
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 1, 2, 4, 8
+_BENEATH_TRIES = 32
+"""The kernel answers EAGAIN where a rename came between, which a hostile process can make happen often."""
+
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID = 0, 1, 3, 4
+
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 437, 442
+_CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -51,10 +61,14 @@ class _MountAttr(ctypes.Structure):
     )
 
 
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
 def _check(result: int, what: str) -> int:
     if result < 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, f"{what}: {os.strerror(errno)}")
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
     return result
 
 
@@ -135,6 +149,34 @@ def mount_setattr(tree: int, attributes: int, userns: int = 0, recursive: bool =
         ),
         "mount_setattr",
     )
+
+
+def open_beneath(directory: int, path: str, flags: int, resolve: int = 0) -> int:
+    """Open what `path` names beneath `directory`, however links and renames may twist it: never anything outside of it.
+
+    Links are followed as long as they stay beneath (ELOOP with RESOLVE_NO_SYMLINKS); no magic links, no other mounts.
+    Raises OSError: EXDEV where the way leads out, EAGAIN where it was changed all the time.
+    """
+    how = _OpenHow(
+        flags=flags | os.O_CLOEXEC, resolve=RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV | resolve
+    )
+    name = os.fsencode(path)
+    for left in reversed(range(_BENEATH_TRIES)):
+        fd: int = _libc.syscall(
+            ctypes.c_long(_SYS_OPENAT2), directory, name, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+        )
+        if fd >= 0 or ctypes.get_errno() != errno.EAGAIN or left == 0:
+            return _check(fd, f"open {path!r}")
+    raise AssertionError("not reached")
+
+
+def keep_capabilities(wanted: Iterable[int]) -> None:
+    """Let go of every capability but `wanted`, for good: the process can't gain any again."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    mask = sum(1 << each for each in wanted)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)(mask, mask, 0, 0, 0, 0)
+    _check(_libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
 
 
 def prctl(option: int, argument: int) -> None:

@@ -20,6 +20,7 @@ _PATTERNS = {
     "snapshot": re.compile(r"snp_[0-9a-f]{32}"),
     "tenant": re.compile(r"[a-z0-9][a-z0-9_-]{0,62}"),
     "bundle": re.compile(r"[0-9a-f]{64}"),
+    "volume": re.compile(r"vol_[0-9a-f]{20}"),
     "layer": re.compile(r"lyr_[0-9a-f]{32}"),
 }
 
@@ -107,6 +108,9 @@ class Config:
 
     def layer(self, tenant: str, layer: str) -> Path:
         return self.store / "layers" / tenant / layer
+
+    def volume(self, tenant: str, volume: str) -> Path:
+        return self.state / "volumes" / tenant / volume
 
 
 def write_json(path: Path, value: object) -> None:

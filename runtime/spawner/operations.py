@@ -18,6 +18,7 @@ from typing import Any
 from runtime.spawner import (
     bundles,
     checkpoint,
+    disks,
     facts,
     images,
     kernel,
@@ -28,6 +29,7 @@ from runtime.spawner import (
     snapshots,
     tenants,
     trees,
+    volumes,
 )
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.context import (
@@ -271,6 +273,8 @@ class Operations(Context):
             missing["criu"] = "CRIU is not installed: instances are booted or forked, never restored"
         if self.networks.reason:
             missing["network"] = self.networks.reason
+        if disks.missing():
+            missing["volume_limits"] = disks.missing()
         return {"facts": facts.facts(self.config), "cgroup": "v2" if self.groups.v2 else "v1", "missing": missing}, []
 
     # --- shared ---------------------------------------------------------------------------------------------------
@@ -348,6 +352,7 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
         for path in folder.iterdir() if folder.exists() else []:
             if path.name.startswith(".") or (folder.name == "kits" and path.name not in keep):
                 remove(path)
+    volumes.sweep(config)
 
 
 def collect(config: Config) -> None:
@@ -372,6 +377,7 @@ def end_all(config: Config, groups: Cgroups) -> None:
     for name in groups.names():
         groups.remove(name)
     groups.remove_platform()
+    volumes.end(config)
     for folder in (config.state / "containers", config.state / "kits"):
         for path in folder.iterdir() if folder.exists() else []:
             remove(path)
@@ -406,4 +412,5 @@ TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
     "stored": Operations.stored,
     "about": Operations.about,
     "facts": Operations.facts,
+    **volumes.TABLE,
 }

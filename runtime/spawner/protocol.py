@@ -3,7 +3,8 @@
 The protocol carries ids, never paths. A request is {"id": n, "op": text, …}; the answer is {"id": n, "ok": true, …} or
 {"id": n, "ok": false, "error": text, "kind": text, "details": {…}}, where kind tells what the caller can do:
 `refused` (the request is wrong), `absent` (the thing is not there), `failed` (it was tried, and undone), `build`
-(the user's requirements or bundle do not build). While it works, an operation may send {"id": n, "progress": text}.
+(the user's requirements or bundle do not build), `full` (there is no room in a volume).
+While it works, an operation may send {"id": n, "progress": text}.
 """
 
 from __future__ import annotations

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import fakeredis
+
 from pool.api import Caller, Platform, Served, Target
+from pool.redis_link import RedisLink
+from pool.volumes.registry import VolumeRegistry
+from pool.volumes.service import Volumes
 from quilt_fn.errors import FunctionNotFound, InvocationNotFound, NameTaken, QuiltError
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
+from tests.fakes.volumes import FakeVolumeStore
 from tests.fakes_gateway.operations import FakeOperations
 
 Handler = Callable[[Call], Outcome | Awaitable[Outcome]]
@@ -33,6 +40,8 @@ class FakePlatform:
 
     def __init__(self) -> None:
         self.operations = FakeOperations()
+        redis = RedisLink(fakeredis.FakeAsyncRedis())
+        self.volumes = Volumes(VolumeRegistry(redis), FakeVolumeStore(), self.operations, time.time)
         self.functions: dict[tuple[str, str], FunctionRecord] = {}
         self.handlers: dict[str, Handler] = {}
         self.targets: dict[tuple[str, str], Target] = {}

@@ -1,0 +1,265 @@
+"""The routes of volumes: create, read, rename, delete; files up and down as raw bytes; archives in and out.
+
+Not here: what a path or an archive may hold (the spawner decides that), nor attaching.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway import body
+from gateway.context import Ask, answer, dump
+from gateway.errors import invalid_field
+from gateway.functions import LIST_DEFAULT, LIST_MAX, REPLAYS
+from gateway.idempotency import Answered, fingerprint_of
+from gateway.operations import status_url
+from gateway.responses import OCTETS, stream
+from gateway.route import Concern, Query, Route
+from quilt_fn.errors import InvalidRequest, RangeNotSatisfiable
+from quilt_fn.model.operation import Accepted
+from quilt_fn.model.volume import (
+    FileWrite,
+    FileWritten,
+    Listing,
+    Unpacked,
+    VolumeCreate,
+    VolumeInspection,
+    VolumeRecord,
+    VolumeRename,
+    mode_bits,
+)
+
+RAW_LIMIT_BYTES = 1 << 40
+"""Of raw bodies, which are never held in memory, so QUILT_MAX_BODY_MB does not count for them."""
+STRIP_MAX = 200
+PAGE_DEFAULT, PAGE_MAX = 100, 200
+TAR, TAR_GZ = "application/x-tar", "application/gzip"
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+async def create(ask: Ask) -> web.StreamResponse:
+    raw = await body.read(ask.request, ask.services.max_body_bytes)
+    wanted = body.parse(VolumeCreate, raw)
+
+    async def work() -> tuple[Answered, None]:
+        return Answered(201, dump(await ask.platform.volumes.create(ask.tenant_id, wanted))), None
+
+    return await ask.request.app[REPLAYS].once(ask, "volumes", fingerprint_of(raw), work)
+
+
+async def list_(ask: Ask) -> web.StreamResponse:
+    query = ask.request.query
+    records, next_cursor = await ask.platform.volumes.list(
+        ask.tenant_id, ask.number("limit", LIST_DEFAULT, LIST_MAX), query.get("cursor"), query.get("label")
+    )
+    return answer({"volumes": records, "next_cursor": next_cursor})
+
+
+async def get(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.volumes.get(ask.tenant_id, ask.path("name")))
+
+
+async def inspect(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.volumes.inspect(ask.tenant_id, ask.path("name")))
+
+
+async def rename(ask: Ask) -> web.StreamResponse:
+    wanted = body.parse(VolumeRename, await body.read(ask.request, ask.services.max_body_bytes))
+    return answer(await ask.platform.volumes.rename(ask.tenant_id, ask.path("name"), wanted.new_name))
+
+
+async def delete(ask: Ask) -> web.StreamResponse:
+    name = ask.path("name")
+
+    async def work() -> tuple[Answered, None]:
+        record = await ask.platform.volumes.delete(ask.tenant_id, name)
+        accepted = Accepted(operation_id=record.operation_id, status_url=status_url(record.operation_id))
+        return Answered(202, dump(accepted)), None
+
+    return await ask.request.app[REPLAYS].once(ask, "volumes.delete", name, work)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+async def ls(ask: Ask) -> web.StreamResponse:
+    query = ask.request.query
+    limit = ask.number("limit", PAGE_DEFAULT, PAGE_MAX)
+    return answer(
+        await ask.platform.volumes.ls(ask.tenant_id, ask.path("name"), _path(ask), limit, query.get("cursor"))
+    )
+
+
+async def write(ask: Ask) -> web.StreamResponse:
+    wanted = body.parse(FileWrite, await body.read(ask.request, ask.services.max_body_bytes))
+    try:
+        content = base64.b64decode(wanted.content, validate=True)
+    except binascii.Error:
+        raise invalid_field("content", "base64", wanted.content) from None
+
+    async def once() -> AsyncIterator[bytes]:
+        yield content
+
+    return await _written(ask, wanted.path, once(), wanted.mode, 201)
+
+
+async def put(ask: Ask) -> web.StreamResponse:
+    text = ask.request.query.get("mode")
+    try:
+        mode = None if text is None else int(str(mode_bits(text)))
+    except ValueError:
+        raise invalid_field("mode", 'an octal text such as "644"', text) from None
+    return await _written(ask, ask.path("path"), _raw(ask), mode, 201)
+
+
+async def _written(ask: Ask, path: str, content: AsyncIterator[bytes], mode: int | None, status: int) -> web.Response:
+    size = await ask.platform.volumes.write(ask.tenant_id, ask.path("name"), path, content, mode)
+    return answer(FileWritten(path=path, size=size), status)
+
+
+async def _raw(ask: Ask) -> AsyncIterator[bytes]:
+    """The body as it comes; a body that ends too early must not pass for the whole."""
+    announced, size = ask.request.content_length, 0
+    async for piece in body.pieces(ask.request, RAW_LIMIT_BYTES):
+        size += len(piece)
+        yield piece
+    if announced is not None and size != announced:
+        raise InvalidRequest(f"the body ended after {size} of {announced} bytes")
+
+
+async def download(ask: Ask) -> web.StreamResponse:
+    file = await ask.platform.volumes.open(ask.tenant_id, ask.path("name"), ask.path("path"))
+    try:
+        start, end = byte_range(ask.request.headers.get("Range"), file.size) or (0, file.size)
+        headers = CIMultiDict(
+            {
+                "Content-Type": OCTETS,
+                "Content-Length": str(end - start),
+                "Accept-Ranges": "bytes",
+                "Last-Modified": formatdate(file.modified_at, usegmt=True),
+                "X-Quilt-File-Mode": f"{file.mode:o}",
+                "X-Request-Id": ask.request_id,
+            }
+        )
+        partial = (start, end) != (0, file.size)
+        if partial:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
+        return await stream(ask.request, 206 if partial else 200, headers, b"", file.read(start, end))
+    finally:
+        file.close()
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """(start, end) of `Range: bytes=a-b`, `a-` or `-n`; None for none, or one that is to be ignored (several, other
+    units). Raises RangeNotSatisfiable.
+    """
+    found = _RANGE.fullmatch((header or "").strip())
+    if found is None or (not found[1] and not found[2]) or max(len(found[1]), len(found[2])) > 20:
+        return None
+    if found[1]:
+        start = int(found[1])
+        end = min(int(found[2]) + 1, size) if found[2] else size
+        if found[2] and int(found[2]) < start:
+            return None
+    else:
+        start, end = max(0, size - int(found[2])), size
+    if start >= end:
+        raise RangeNotSatisfiable(f"the file has {size} bytes", details={"size": size})
+    return start, end
+
+
+async def remove(ask: Ask) -> web.StreamResponse:
+    await ask.platform.volumes.remove(
+        ask.tenant_id, ask.path("name"), ask.path("path"), recursive=ask.flag("recursive")
+    )
+    return web.Response(status=204)
+
+
+# --- archives ---------------------------------------------------------------------------------------------------------
+
+
+async def unpack(ask: Ask) -> web.StreamResponse:
+    done = await ask.platform.volumes.unpack(ask.tenant_id, ask.path("name"), _path(ask), strip(ask), _raw(ask))
+    return answer(done)
+
+
+async def pack(ask: Ask) -> web.StreamResponse:
+    zipped = gzipped(ask)
+    pieces = await ask.platform.volumes.pack(ask.tenant_id, ask.path("name"), _path(ask), zipped=zipped)
+    headers = CIMultiDict({"Content-Type": TAR_GZ if zipped else TAR, "X-Request-Id": ask.request_id})
+    return await stream(ask.request, 200, headers, b"", pieces)
+
+
+def strip(ask: Ask) -> int:
+    """`strip_components` of the query."""
+    text = ask.request.query.get("strip_components", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 5 and int(text) <= STRIP_MAX):
+        raise invalid_field("strip_components", f"a whole number from 0 to {STRIP_MAX}", text)
+    return int(text)
+
+
+def gzipped(ask: Ask) -> bool:
+    """`format` of the query: tar (default) or tar.gz."""
+    text = ask.request.query.get("format", "tar")
+    if text not in ("tar", "tar.gz"):
+        raise invalid_field("format", "tar or tar.gz", text)
+    return text == "tar.gz"
+
+
+def _path(ask: Ask) -> str:
+    return ask.request.query.get("path") or "."
+
+
+VOLUME = "/api/volumes/{name}"
+FILE = VOLUME + "/files/{path:.+}"
+PATH = Query("path", "a path from the volume's top; the top itself where it is absent")
+CONCERN = Concern(
+    "volumes",
+    "Folders that outlive containers and functions, attached to as many of them as you like.",
+    (
+        Route("POST", "/api/volumes", create, "201 record", body=VolumeCreate, answers=VolumeRecord, status=201),
+        Route("GET", "/api/volumes", list_, "`{volumes, next_cursor}`, newest first",
+              answers={"volumes": [], "next_cursor": None},
+              query=(Query("limit", "at most 1000", "integer"), Query("cursor", "`next_cursor` of the page before"),
+                     Query("label", "`key` or `key=value`"))),
+        Route("GET", VOLUME, get, "record", answers=VolumeRecord),
+        Route("GET", VOLUME + "/inspect", inspect, "record with size, number of files, room left",
+              answers=VolumeInspection),
+        Route("POST", VOLUME + "/rename", rename, "record; 409 while attached", body=VolumeRename,
+              answers=VolumeRecord),
+        Route("DELETE", VOLUME, delete, "202; the name is free at once; 409 while attached", answers=Accepted,
+              status=202),
+        Route("GET", VOLUME + "/ls", ls, "`{path, entries, next_cursor}`, ordered by name", answers=Listing,
+              query=(PATH, Query("limit", "at most 200", "integer"),
+                     Query("cursor", "`next_cursor` of the page before"))),
+        Route("POST", VOLUME + "/files", write, "201 `{path, size}`; content as base64, within QUILT_MAX_BODY_MB",
+              body=FileWrite, answers=FileWritten, status=201),
+        Route("PUT", FILE, put, "201 `{path, size}`; raw body of any size, which takes its place when it is whole",
+              body=OCTETS, answers=FileWritten, status=201, query=(Query("mode", "octal, such as 644"),)),
+        Route("GET", FILE, download, "raw bytes; `Range` gives 206", answers=OCTETS),
+        Route("DELETE", FILE, remove, "204 for a file, a link or an empty folder", status=204,
+              query=(Query("recursive", "a folder with all that is in it", "boolean"),)),
+        Route("POST", VOLUME + "/archive", unpack,
+              "`{path, entries, bytes}` of a raw tar or tar.gz, unpacked as it comes", body=TAR, answers=Unpacked,
+              query=(PATH, Query("strip_components", "folders to take off each name", "integer"))),
+        Route("GET", VOLUME + "/archive", pack, "raw tar of a folder's contents, or of one file", answers=TAR,
+              query=(PATH, Query("format", "tar or tar.gz"))),
+    ),
+    rules=(
+        "Paths are relative to the volume's top; `..` is refused, and links are followed within the volume only.",
+        "A file takes its place in one step when it is whole and on disk; an upload that ends early changes nothing.",
+        "An archive's entries take their places one by one; what was unpacked before a failure stays.",
+        "Archives hold folders, files and links; everything belongs to root and no entry may leave the volume.",
+        "A volume with `size_limit_mb` is a filesystem of that size, its own bookkeeping included.",
+        "Attached volumes can be neither deleted nor renamed: 409 VOLUME_ATTACHED names who has them.",
+        "Where there is no room: 413 VOLUME_FULL, and what was there before stays.",
+    ),
+    states=("volume",),
+)  # fmt: skip

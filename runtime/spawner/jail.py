@@ -1,0 +1,105 @@
+"""Work on what a tenant sent or wrote, in a process without rights: it sees one folder, and is one of the tenant's ids.
+
+Two ways in: as one plain id of a range (`as_user`), and as root of a user namespace that has the tenant's range and
+nothing else (`as_tenant`), who may do with the tenant's files what root in a container may. Not here: the work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from runtime.spawner import kernel, tenants
+from runtime.spawner.names import Config
+from runtime.spawner.protocol import Refused
+
+MEMORY_LIMIT = 1 << 30
+CPU_LIMIT_S = 3600
+FILES_LIMIT = 1024
+"""Open at once: a walk keeps one for each level."""
+FILE_RIGHTS = (kernel.CAP_CHOWN, kernel.CAP_DAC_OVERRIDE, kernel.CAP_FOWNER, kernel.CAP_FSETID)
+
+
+def as_user(folder: int, uid: int) -> None:
+    """Make the open `folder` the calling process's root for good, and it the user and group `uid`."""
+    _into(folder)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    _harmless(())
+
+
+def namespace(config: Config, tenant: str) -> int:
+    """A descriptor of a user namespace with the tenant's ids, for `as_tenant`."""
+    return tenants.user_namespace(tenants.base_id(config, tenant))
+
+
+def as_tenant(users: int, folder: int) -> None:
+    """Make the open `folder` the calling process's root for good, and it the root of the tenant's ids alone.
+
+    It keeps the four capabilities that are about files, in the user namespace `users` (closed here), which has no other
+    ids than the tenant's.
+    """
+    kernel.setns(users, kernel.CLONE_NEWUSER)
+    os.close(users)
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    _into(folder)
+    _harmless(FILE_RIGHTS)
+
+
+def _into(folder: int) -> None:
+    os.fchdir(folder)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def _harmless(capabilities: Iterable[int]) -> None:
+    kernel.keep_capabilities(capabilities)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of ids has undone it
+    os.umask(0o022)
+
+
+def call(work: Callable[[], Any], keep: Iterable[int], kind: str = "failed") -> Any:
+    """Run `work` in a child with limits that has no descriptors but `keep` and goes when its parent goes; its answer.
+
+    Raises the Refused that `work` raised; any other exception becomes a Refused of `kind` with its words.
+    """
+    read, write = os.pipe()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.close_all_but([*keep, write])
+            for what, limit in ((resource.RLIMIT_AS, MEMORY_LIMIT), (resource.RLIMIT_CPU, CPU_LIMIT_S),
+                                (resource.RLIMIT_NOFILE, FILES_LIMIT), (resource.RLIMIT_CORE, 0)):  # fmt: skip
+                resource.setrlimit(what, (limit, limit))
+            text = json.dumps({"value": _tied(parent, work)})
+        except Refused as error:
+            text = json.dumps({"error": str(error), "kind": error.kind, "details": error.details})
+        except BaseException as error:
+            text = json.dumps({"error": f"{type(error).__name__}: {error}"[:2000], "kind": kind, "details": {}})
+        os.write(write, text.encode(errors="replace"))
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as said:
+        text = said.read().decode()
+    os.waitpid(pid, 0)
+    killed = {"error": "the process that did it was killed", "kind": kind, "details": {}}
+    result: dict[str, Any] = json.loads(text) if text else killed
+    if "error" in result:
+        raise Refused(result["error"], result["kind"], result["details"])
+    return result["value"]
+
+
+def _tied(parent: int, work: Callable[[], Any]) -> Any:
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    return work()
