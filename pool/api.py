@@ -18,6 +18,8 @@ from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
 
 if TYPE_CHECKING:
+    from pool.commands import Commands
+    from pool.terminals import Terminals
     from pool.volumes.api import Volumes
 
 
@@ -131,7 +133,15 @@ class Events(Protocol):
 
 class Platform(Protocol):
     @property
+    def commands(self) -> Commands:
+        """Commands in containers: to the end, or as a stream."""
+        ...
+
+    @property
     def operations(self) -> Operations: ...
+
+    @property
+    def terminals(self) -> Terminals: ...
 
     @property
     def volumes(self) -> Volumes: ...

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import fakeredis
 
 from pool.api import Caller, Platform, Served, Target
+from pool.commands import Commands
 from pool.redis_link import RedisLink
+from pool.terminals import Terminals
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
-from quilt_fn.errors import FunctionNotFound, InvocationNotFound, NameTaken, QuiltError
+from quilt_fn.errors import ContainerNotFound, FunctionNotFound, InvocationNotFound, NameTaken, QuiltError
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
+from runtime.containers.api import LiveContainer
 from tests.fakes.volumes import FakeVolumeStore
 from tests.fakes_gateway.operations import FakeOperations
 
@@ -35,6 +38,19 @@ def echo(call: Call) -> Outcome:
     return Outcome(kind="json" if call.kind in ("json", "none") else call.kind, body=call.body)
 
 
+class NoPlaces:
+    """No container runs here."""
+
+    def running(self, tenant_id: str, container_id: str) -> LiveContainer:
+        raise ContainerNotFound(f"there is no container {container_id!r}")
+
+    def environment(self, tenant_id: str, container_id: str) -> dict[str, str]:
+        raise ContainerNotFound(f"there is no container {container_id!r}")
+
+    def working_directory(self, tenant_id: str, container_id: str) -> str:
+        raise ContainerNotFound(f"there is no container {container_id!r}")
+
+
 class FakePlatform:
     """See the file's head. `calls` are the Calls that came, `closed_streams` counts streams that were closed."""
 
@@ -42,6 +58,8 @@ class FakePlatform:
         self.operations = FakeOperations()
         redis = RedisLink(fakeredis.FakeAsyncRedis())
         self.volumes = Volumes(VolumeRegistry(redis), FakeVolumeStore(), self.operations, time.time)
+        self.commands = Commands(NoPlaces())
+        self.terminals = Terminals(NoPlaces())
         self.functions: dict[tuple[str, str], FunctionRecord] = {}
         self.handlers: dict[str, Handler] = {}
         self.targets: dict[tuple[str, str], Target] = {}
