@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway import bundles, commands, functions, invocations, keys, operations, system, terminals, volumes
+from gateway import bundles, containers, events, functions, invocations, keys, operations, system, terminals, volumes
 from gateway.auth import NOBODY, authenticate
 from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
@@ -24,7 +24,13 @@ from quilt_fn.settings import Settings
 INVOKER = web.AppKey("invoker", Invoker)
 
 
-CONCERNS: tuple[Concern, ...] = (operations.CONCERN, terminals.CONCERN, volumes.CONCERN)
+CONCERNS: tuple[Concern, ...] = (
+    containers.CONCERN,
+    terminals.CONCERN,
+    operations.CONCERN,
+    events.CONCERN,
+    volumes.CONCERN,
+)
 FUNCTION = "/api/functions/{function_id}"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", system.health, '`{"status": "ok"}`', public=True),
@@ -65,7 +71,6 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/api/elasticity/functions/{function_id}/pool-target", functions.pool_target,
         "the pool; body `{min_instances, max_instances}`, header `X-Tenant-Id` needed",
     ),
-    *commands.ROUTES,
     *(route for concern in CONCERNS for route in concern.routes),
 )  # fmt: skip
 

@@ -10,14 +10,20 @@ import builtins
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any
 
 from pool import api
+from pool.announcer import Announcer, operation_update
 from pool.api import Caller, Served, Target
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
 from pool.clock import Clock, iso
+from pool.commands import Commands
+from pool.containers.registry import ContainerRegistry
+from pool.containers.service import ContainerService
 from pool.deploy import Deployer
+from pool.events import Events
 from pool.executor import RuntimeExecutor
 from pool.functions import ASKED_PAUSED, FunctionEntry, checked_spec, function_record
 from pool.invoking import Invoker
@@ -32,6 +38,7 @@ from pool.redis_link import Client, RedisLink, connect
 from pool.registry import Registry
 from pool.shapes import pool_record
 from pool.stats import NodeStats
+from pool.terminals import Terminals
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
 from quilt_fn.errors import (
@@ -91,30 +98,54 @@ class Platform:
         self._invoker = Invoker(self._records, self._stats, clock)
         self._deployer = Deployer(self._registry, runtime, self._pools, self._records, self._logs, clock)
         self._reconciler = Reconciler(self._link, self._registry, runtime, self._pools, self._deployer, clock)
-        self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
-        self.operations = Operations(
-            self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days
+        self._container_registry = ContainerRegistry(self._link, clock.wall)
+        self.containers = ContainerService(
+            self._container_registry, runtime.containers, settings.node_dir / "containers", clock
         )
+        self.commands = Commands(self.containers)
+        self.terminals = Terminals(self.containers)
+        self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
+        self.events = Events(clock)
+        self.operations = Operations(
+            self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days,
+            on_change=partial(operation_update, self.events),
+        )  # fmt: skip
+        self._announcer = Announcer(self.events, self._registry, self._pools)
+        self._registry.on_change = self._announcer.function
+        self._records.on_ended = self._announcer.invocation
         self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
+        self.containers.attaching, self.containers.attachments = self.volumes.attaching, self.volumes.attached
+        self.volumes.add_users(self.containers.users_of_volume)
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Take the lease, load everything, adopt what is there. Raises RegistryUnavailable where Redis stays away."""
         await self._link.wait(REDIS_START_WAIT_S)
-        self._registry.incarnation = await self._lease.take()
+        incarnation = await self._lease.take()
+        self._registry.incarnation = self._container_registry.incarnation = self.events.incarnation = incarnation
         await self._keys.load()
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
         await self._reconciler.restore()
         await self.operations.start(self._registry.incarnation)
         await self.volumes.start()
-        work = {"lease": self._lease.keep(), "records": self._records.run(), "reconciler": self._reconciler.run()}
+        await self.containers.restore()
+        work = {
+            "lease": self._lease.keep(),
+            "records": self._records.run(),
+            "reconciler": self._reconciler.run(),
+            "containers": self.containers.run(),
+            "announcer": self._announcer.look(),
+        }
         self._tasks = [_owned(name, coroutine) for name, coroutine in work.items()]
 
     async def close(self) -> None:
         """Give running invocations `shutdown_seconds`, end all instances, push the last records, drop the lease."""
         await self.operations.close()
         await self._deployer.close()
+        await self.terminals.close()
+        self.commands.close()
+        await self.containers.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -12,10 +12,10 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quilt_fn.errors import ContainerNotRunning, ImageNotFound, InvalidValue, QuiltError
-from runtime.containers.api import ContainerSpec
+from quilt_fn.errors import ContainerNotRunning, ImageNotFound, InvalidValue, QuiltError, VolumeNotFound
+from runtime.containers.api import Containers, ContainerSpec
 from runtime.containers.live import Live
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 
@@ -45,9 +45,15 @@ class NodeContainers:
             answer, fds = await self._spawner.request(
                 "start", container=spec.container_id, tenant=spec.tenant_id, image=spec.image, hostname=spec.hostname,
                 memory_mb=spec.memory_mb, cpu_percent=spec.cpu_percent, pids=spec.pids, network=spec.network,
-                strict=spec.strict, timeout_s=START_TIMEOUT_S,
+                strict=spec.strict, volumes=[[each.volume_id, each.target, each.read_only] for each in spec.attached],
+                timeout_s=START_TIMEOUT_S,
             )  # fmt: skip
         except SpawnerFailed as error:
+            what = (error.details or {}).get("what")
+            if what == "volume":
+                raise VolumeNotFound(error.message) from error
+            if what == "target":
+                raise InvalidValue(error.message) from error
             if error.kind == "absent":
                 raise ImageNotFound(error.message, hint="`quilt images list` shows what there is") from error
             raise
@@ -140,7 +146,7 @@ class NodeContainers:
                 raise ContainerNotRunning("the container does not run", details={"state": "exited"}) from error
             raise
 
-    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, Live]:
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> None:
         after, more = "", True
         while more:
             answer, _ = await self._spawner.request("machines", after=after)
@@ -155,7 +161,6 @@ class NodeContainers:
                         self._joined(after, found["tenant"], joined, fds)
                 elif not found["alive"]:
                     await self._spawner.request("halt", container=after)
-        return dict(self._live)
 
     def _init_ended(self, live: Live) -> None:
         """By itself, unless we are stopping it."""
@@ -189,6 +194,15 @@ class NodeContainers:
         for container_id in list(self._live):
             await self._forget(container_id)
 
+    def has_image(self, name: str) -> bool:
+        return name == "host"
+
     def health(self) -> str | None:
         """Why containers can't be started now; None where they can."""
         return None if self._spawner.connected else "the spawner is not connected; it is being restarted"
+
+
+if TYPE_CHECKING:
+
+    def _are_containers(node: NodeContainers) -> Containers:
+        return node

@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from runtime.spawner import kernel, operations
+from runtime.spawner import kernel, machines, operations
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.facts import facts
 from runtime.spawner.names import Config
@@ -40,9 +40,10 @@ def main() -> int:
     operations.sweep(config, groups, operations.kits_there(config))
     operations.collect(config)
     networks = Networks(config)
-    networks.prepare()
-    if networks.reason:
-        print(f"quilt spawner: {networks.reason}", file=sys.stderr)
+    networks.prepare(machines.alive(config), {ctr for ctr, _ in machines.there(config)})
+    for reason in (networks.reason, networks.containers.reason, networks.containers.egress_reason):
+        if reason:
+            print(f"quilt spawner: {reason}", file=sys.stderr)
     _raise_limit(Path("/proc/sys/fs/inotify/max_user_instances"), INOTIFY_INSTANCES)
     facts(config)  # what is looked up once is looked up now, and known to every child
     _ready()
@@ -52,6 +53,8 @@ def main() -> int:
         operations.end_all(config, groups)
         if not networks.reason:
             networks.teardown()
+        if not networks.containers.reason:
+            networks.containers.teardown()
         config.socket.unlink(missing_ok=True)
     return 0
 

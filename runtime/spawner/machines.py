@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import images, roots, sandbox, tenants
+from runtime.spawner import images, roots, sandbox, tenants, volume_mounts
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.names import Config, checked, write_json
@@ -33,8 +33,9 @@ class Machines(Context):
     """The operations on containers of users."""
 
     def start(self, message: Message, fds: list[int]) -> Answer:
-        """{container, tenant, image, hostname, memory_mb, cpu_percent, pids, network: bridge|none, strict} →
-        {pid, address}, [init's connection, pidfd, memory gauge]. The writable layer is made at the first start.
+        """{container, tenant, image, hostname, memory_mb, cpu_percent, pids, network: bridge|none, strict,
+        volumes: [[id, target, read only]]} → {pid, address}, [init's connection, pidfd, memory gauge]. The writable
+        layer is made at the first start.
         """
         ctr = checked("container", message.get("container"))
         tenant = checked("tenant", message.get("tenant"))
@@ -44,6 +45,7 @@ class Machines(Context):
         network = message.get("network")
         if network not in ("bridge", "none"):
             raise Refused("network must be bridge or none")
+        attached = volume_mounts.checked_list(message.get("volumes", []))
         limits = limits_of(message)
         image = images.named(self.config, message.get("image"))
         meta = read_meta(self.config, ctr)
@@ -58,12 +60,18 @@ class Machines(Context):
                      "started": ""}  # fmt: skip
             write_json(folder / "meta.json", about)
             self.groups.make(ctr, limits, freezer=True)
-            namespace, address = self.networks.take("egress" if network == "bridge" else "none")
+            if network == "bridge":
+                namespace, address = self.networks.containers.attach(ctr, tenant)
+            else:
+                namespace, address = self.networks.take("none"), None
             root = roots.place(self.config, ctr)
+            trees = volume_mounts.trees(self.config, tenant, attached)
             roots.private_namespace(self.config, tenant)
             store = tenants.views(self.config, base)[0]
             roots.mount(self.config, base, [store / guest, store / image.folder], folder, root,
                         with_usr=image.borrows_usr, lasting=True)  # fmt: skip
+            volume_mounts.mount(self.config, tenant, trees, root)
+            volume_mounts.close(trees)
             inside = sandbox.Inside(
                 arguments=("serve", "--strict") if message.get("strict") else ("serve",),
                 hostname=hostname, terminals=True, address=address,
@@ -96,6 +104,7 @@ class Machines(Context):
         """{container} → {}: kill all of it, and remove its writable layer. Idempotent."""
         ctr = checked("container", message.get("container"))
         self._halt(ctr)
+        self.networks.containers.forget(ctr)
         folder = self.config.machine(ctr)
         if folder.exists():
             # Renamed first: half a layer must never be started again.
@@ -123,6 +132,15 @@ class Machines(Context):
             says = f"the container uses {used >> 20} MB, so its memory can't be limited to {limits.memory_mb} MB"
             raise Refused(says, "refused", {"memory_bytes": used})
         self.groups.make(ctr, limits, freezer=True)
+        return {}, []
+
+    def egress(self, message: Message, fds: list[int]) -> Answer:
+        """{container, tenant, egress} → {}: whether it reaches the world outside, now and at its next starts."""
+        ctr, tenant = checked("container", message.get("container")), checked("tenant", message.get("tenant"))
+        egress = message.get("egress")
+        if not isinstance(egress, bool):
+            raise Refused("egress must be true or false")
+        self.networks.containers.set_egress(ctr, tenant, egress)
         return {}, []
 
     def usage(self, message: Message, fds: list[int]) -> Answer:
@@ -167,6 +185,7 @@ class Machines(Context):
     def _halt(self, ctr: str) -> None:
         self.groups.freeze(ctr, False)  # on v1 what is frozen does not die
         self.groups.remove(ctr)
+        self.networks.containers.release(ctr)
         roots.remove(self.config, ctr)
 
 
@@ -221,6 +240,7 @@ TABLE: dict[str, Callable[[Machines, Message, list[int]], Answer]] = {
     "freeze": Machines.freeze,
     "thaw": Machines.thaw,
     "resize": Machines.resize,
+    "egress": Machines.egress,
     "usage": Machines.usage,
     "processes": Machines.processes,
     "machines": Machines.machines,

@@ -1,21 +1,21 @@
-"""A pool of network namespaces made ahead: `egress` (a veth on the platform's bridge, NAT) and `none` (loopback only).
+"""Networks of functions, a pool of them made ahead: `egress` (a veth on the platform's bridge, NAT) and `none`.
 
-Making one takes 0.5 to 50 ms, entering one microseconds, so they wait as bind mounts in the spawner's own mount
-namespace and go with it. A namespace is used once. Ports of the bridge are isolated from each other; what a container
-may reach is decided by one nftables table: not this host, not 169.254.0.0/16, its name servers, and the rest of the
-world by NAT.
+A namespace is used once. Ports of the bridge are isolated from each other; what a function may reach is decided by one
+nftables table: not this host, not 169.254.0.0/16, its name servers, and the rest of the world by NAT. Containers have a
+network of their own (`attachments`), which is filled and prepared with this one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import os
 import subprocess
+from collections.abc import Set
 from pathlib import Path
 
-from runtime.spawner import kernel
+from runtime.spawner import kernel, namespaces, surroundings
+from runtime.spawner.attachments import Attachments
 from runtime.spawner.images import nameservers
 from runtime.spawner.names import Config
 from runtime.spawner.tenants import locked
@@ -35,26 +35,28 @@ class Networks:
         self.wanted = config.netns_pool
         self.subnet: ipaddress.IPv4Network | None = None
         self.reason: str | None = None
+        self.containers = Attachments(config)
 
-    def prepare(self) -> None:
-        """Make the bridge and the rules. Leaves `reason` where this machine can't.
+    def prepare(self, running: Set[str], there: Set[str]) -> None:
+        """Make the bridges and the rules; see `Attachments.prepare`. Leaves `reason` where this machine can't.
 
         A bridge that is there is our last spawner's, which was killed: containers that run on are connected to it.
         """
         for kind in KINDS:
             (self.folder / kind).mkdir(parents=True, exist_ok=True)
+        self.containers.prepare(running, there)
         try:
-            self.subnet = _subnet_of(self.bridge)
+            self.subnet = surroundings.subnet_of(self.bridge)
             if self.subnet is None:
                 self.teardown()
                 self.subnet = _free_subnet(int(self.tag, 16))
                 gateway = f"{self.subnet[1]}/{self.subnet.prefixlen}"
                 _ip(f"link add {self.bridge} type bridge", f"addr add {gateway} dev {self.bridge}",
                     f"link set {self.bridge} up")  # fmt: skip
-            for device in (self.bridge, *_uplinks()):
+            for device in (self.bridge, *surroundings.uplinks()):
                 Path(f"/proc/sys/net/ipv4/conf/{device}/forwarding").write_text("1")
             Path(f"/proc/sys/net/ipv6/conf/{self.bridge}/disable_ipv6").write_text("1")
-            _nft(self._rules())
+            surroundings.nft(self._rules())
         except (OSError, subprocess.CalledProcessError, FileNotFoundError, RuntimeError) as error:
             text = getattr(error, "stderr", b"") or b""
             self.reason = f"no egress network: {error} {text.decode(errors='replace').strip()}".strip()
@@ -71,7 +73,7 @@ delete table inet {self.table}
 table inet {self.table} {{
 set host {{
 type ipv4_addr
-elements = {{ {", ".join(_host_addresses())} }}
+elements = {{ {", ".join(surroundings.host_addresses())} }}
 }}
 chain input {{ type filter hook input priority -10; policy accept;
 iifname {self.bridge} ct state established,related accept
@@ -91,11 +93,7 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
 
     def teardown(self) -> None:
         """Remove bridge and rules of this platform. Idempotent."""
-        if (
-            subprocess.run(["nft", "list", "table", "inet", self.table], capture_output=True, check=False).returncode
-            == 0
-        ):
-            _nft(f"delete table inet {self.table}")
+        surroundings.drop_table(self.table)
         # A namespace's own end goes only when the kernel gets round to it; the end on this side takes it along at once.
         for link in (*Path("/sys/class/net").glob(f"q{self.tag}*"), Path("/sys/class/net") / self.bridge):
             if link.exists():
@@ -107,32 +105,23 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
         """`egress` falls back to `none` where this machine has no egress; doctor and system info say so."""
         return "none" if asked == "none" or self.reason else "egress"
 
-    def take(self, asked: str) -> tuple[int, str | None]:
-        """A descriptor of a network namespace that nobody has used, and its address; made now where none waits."""
+    def take(self, asked: str) -> int:
+        """A descriptor of a network namespace that nobody has used; made now where none waits."""
         kind = self.kind(asked)
-        with locked(self.lock):
-            for path in sorted((self.folder / kind).iterdir()):
-                fd = _open_ready(path)
-                if fd is not None:
-                    kernel.umount(str(path))
-                    path.unlink()
-                    return fd, path.name.split("_")[0] or None
-        return self._make(kind)
+        taken = namespaces.take(self.folder / kind, self.lock)
+        return taken[0] if taken else self._make(kind)
 
     def refill(self) -> None:
         """Make as many as are missing from the pool. The caller is a child of its own."""
         kinds = ("none",) if self.reason else KINDS
         for kind in kinds:
             while len(list((self.folder / kind).iterdir())) < self.wanted:
-                fd, address = self._make(kind)
-                path = self.folder / kind / f"{address or ''}_{os.getpid()}-{os.urandom(4).hex()}"
-                path.touch()
-                kernel.mount(f"/proc/self/fd/{fd}", str(path), None, kernel.MS_BIND)
-                os.close(fd)
+                path = self.folder / kind / f"{os.getpid()}-{os.urandom(4).hex()}"
+                namespaces.keep(self._make(kind), path)
+        self.containers.refill()
 
-    def _make(self, kind: str) -> tuple[int, str | None]:
-        fd = _new_namespace()
-        address = None
+    def _make(self, kind: str) -> int:
+        fd = namespaces.make()
         if kind == "egress":
             assert self.subnet is not None
             with locked(self.lock.with_name("addresses.lock")):
@@ -144,51 +133,11 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
                 _ip(f"link add {name} type veth peer name eth0 netns /proc/{os.getpid()}/fd/{fd}",
                     f"link set {name} master {self.bridge}", f"link set {name} up",
                     f"link set {name} type bridge_slave isolated on")  # fmt: skip
-            address = str(self.subnet[index])
+            address = f"{self.subnet[index]}/{self.subnet.prefixlen}"
             _in_namespace(
-                fd,
-                f"addr add {address}/{self.subnet.prefixlen} dev eth0\nlink set eth0 up\n"
-                f"route add default via {self.subnet[1]}\n",
+                fd, f"addr add {address} dev eth0\nlink set eth0 up\nroute add default via {self.subnet[1]}\n"
             )
-        return fd, address
-
-
-def _open_ready(path: Path) -> int | None:
-    """The namespace bound at `path`; None where the bind is not made yet."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    if os.fstat(fd).st_dev != os.stat("/proc/self/ns/net").st_dev:
-        os.close(fd)
-        return None
-    return fd
-
-
-def _new_namespace() -> int:
-    """A new network namespace with its loopback up and low ports open to everybody in it."""
-    read, write = os.pipe()
-    hold_r, hold_w = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.close(hold_w)
-            kernel.unshare(kernel.CLONE_NEWNET)
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-            Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
-            os.write(write, b"1")
-            os.read(hold_r, 1)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(write)
-    os.close(hold_r)
-    try:
-        if not os.read(read, 1):
-            raise RuntimeError("a network namespace could not be made")
-        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(read)
-        os.close(hold_w)
-        os.waitpid(pid, 0)
+        return fd
 
 
 def _in_namespace(fd: int, batch: str) -> None:
@@ -209,53 +158,11 @@ def _ip(*commands: str) -> None:
     subprocess.run(["ip", "-batch", "-"], input="\n".join(commands).encode(), check=True, capture_output=True)
 
 
-def _nft(rules: str) -> None:
-    subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True, capture_output=True)
-
-
-def _json(*command: str) -> list[dict[str, object]]:
-    out = subprocess.run(["ip", "-json", *command], check=True, capture_output=True).stdout
-    return list(json.loads(out or b"[]"))
-
-
-def _uplinks() -> list[str]:
-    found = [str(route["dev"]) for route in _json("-4", "route", "show", "default") if "dev" in route]
-    if not found:
-        raise RuntimeError("this machine has no default route")
-    return found
-
-
-def _host_addresses() -> list[str]:
-    found = []
-    for link in _json("-4", "addr", "show"):
-        infos = link.get("addr_info")
-        for info in infos if isinstance(infos, list) else []:
-            found.append(str(info["local"]))
-    return list(dict.fromkeys([*found, "127.0.0.1"]))
-
-
-def _subnet_of(bridge: str) -> ipaddress.IPv4Network | None:
-    if not Path(f"/sys/class/net/{bridge}").exists():
-        return None
-    for link in _json("-4", "addr", "show", "dev", bridge):
-        infos = link.get("addr_info")
-        for info in infos if isinstance(infos, list) else []:
-            network = ipaddress.ip_network(f"{info['local']}/{info['prefixlen']}", strict=False)
-            return network if isinstance(network, ipaddress.IPv4Network) else None
-    return None
-
-
 def _free_subnet(seed: int) -> ipaddress.IPv4Network:
     """The first of the 1,024 /22 networks of 10.64.0.0/12 that overlaps no route or address here, from `seed` on."""
-    taken = [ipaddress.ip_network(f"{a}/32") for a in _host_addresses()]
-    for route in _json("-4", "route", "show", "table", "all"):
-        with contextlib.suppress(ValueError):
-            network = ipaddress.ip_network(str(route.get("dst", "")), strict=False)
-            if network.prefixlen > 0 and isinstance(network, ipaddress.IPv4Network):
-                taken.append(network)
-    pool = list(ipaddress.ip_network("10.64.0.0/12").subnets(new_prefix=22))
-    for step in range(len(pool)):
-        candidate = pool[(seed + step) % len(pool)]
-        if isinstance(candidate, ipaddress.IPv4Network) and not any(candidate.overlaps(t) for t in taken):
-            return candidate
-    raise RuntimeError("no free network in 10.64.0.0/12")
+    pool = list(ipaddress.IPv4Network("10.64.0.0/12").subnets(new_prefix=22))
+    start = seed % len(pool)
+    found = surroundings.first_free(pool[start:] + pool[:start])
+    if found is None:
+        raise RuntimeError("no free network in 10.64.0.0/12")
+    return found

@@ -292,7 +292,7 @@ class Operations(Context):
             {"lowers": lowers.to_json(), "snapshot": snapshot, "label": label, "pid": 0, "started": ""},
         )
         self.groups.make(ctr, limits)
-        return self.networks.take(kind)[0]
+        return self.networks.take(kind)
 
     def _started(self, ctr: str, pid: int, base: int, timeout_s: float) -> Answer:
         meta_path = self.config.container(ctr) / "meta.json"

@@ -90,7 +90,12 @@ class Server:
         self.requests.clear()
         self.takers.clear()
         # Waited for, so that nothing which the next node makes is taken for what the last one left.
-        os.waitpid(self._child(lambda: operations.sweep(self.config, self.groups, set())), 0)
+        os.waitpid(self._child(self._sweep), 0)
+
+    def _sweep(self) -> None:
+        """After the last request of a node has ended."""
+        operations.sweep(self.config, self.groups, set())
+        self.networks.containers.sweep(machines.alive(self.config))
 
     def _serve(self, poll: select.poll) -> None:
         assert self.node is not None

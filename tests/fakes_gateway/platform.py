@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import fakeredis
 
 from pool.api import Caller, Platform, Served, Target
+from pool.clock import Clock
 from pool.commands import Commands
+from pool.events import Events
 from pool.redis_link import RedisLink
 from pool.terminals import Terminals
 from pool.volumes.registry import VolumeRegistry
@@ -56,6 +58,7 @@ class FakePlatform:
 
     def __init__(self) -> None:
         self.operations = FakeOperations()
+        self.events = Events(Clock())
         redis = RedisLink(fakeredis.FakeAsyncRedis())
         self.volumes = Volumes(VolumeRegistry(redis), FakeVolumeStore(), self.operations, time.time)
         self.commands = Commands(NoPlaces())
