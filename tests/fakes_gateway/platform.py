@@ -18,6 +18,7 @@ from pool.clock import Clock
 from pool.commands import Commands
 from pool.events import Events
 from pool.redis_link import RedisLink
+from pool.replays import Replays
 from pool.terminals import Terminals
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
@@ -59,6 +60,7 @@ class FakePlatform:
     def __init__(self) -> None:
         self.operations = FakeOperations()
         self.events = Events(Clock())
+        self.replays = Replays(RedisLink(fakeredis.FakeAsyncRedis()), "node_1")
         redis = RedisLink(fakeredis.FakeAsyncRedis())
         self.volumes = Volumes(VolumeRegistry(redis), FakeVolumeStore(), self.operations, time.time)
         self.commands = Commands(NoPlaces())
