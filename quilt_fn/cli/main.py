@@ -28,6 +28,8 @@ COMMANDS = {
     "pool": Where("quilt_fn.cli.pool:pool", "Show how many instances each function has."),
     "logs": Where("quilt_fn.cli.logs:logs", "Print what a function wrote."),
     "keys": Where("quilt_fn.cli.keys:keys", "List, make and delete API keys."),
+    "volumes": Where("quilt_fn.cli.volumes:volumes", "List, make and delete volumes, and see what is in them."),
+    "cp": Where("quilt_fn.cli.cp:cp", "Copy files and folders to and from volumes."),
     "bench": Where("quilt_fn.cli.platform:bench", "Measure starts and throughput on this machine."),
 }
 
