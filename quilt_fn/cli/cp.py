@@ -47,7 +47,11 @@ def place(text: str) -> Place:
 @click.argument("target", metavar="DST")
 @output.json_option
 def cp(source: str, target: str, as_json: bool) -> None:
-    """Copy files and folders to and from volumes: `quilt cp ./data models:data`, `quilt cp models:data/a.bin .`.
+    """Copy files and folders to and from volumes.
+
+    \b
+    quilt cp ./data models:data
+    quilt cp models:data/a.bin .
 
     VOLUME:PATH names a place in a volume, anything else a local path. A folder's contents go into the folder DST; a
     file becomes DST, or goes into it where DST is a folder here or ends with a slash.
