@@ -18,7 +18,9 @@ from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
 
 if TYPE_CHECKING:
+    from pool.commands import Commands
     from pool.containers.service import ContainerService
+    from pool.terminals import Terminals
     from pool.volumes.api import Volumes
 
 
@@ -205,6 +207,11 @@ class Replays(Protocol):
 
 class Platform(Protocol):
     @property
+    def commands(self) -> Commands:
+        """Commands in containers: to the end, or as a stream."""
+        ...
+
+    @property
     def replays(self) -> Replays: ...
 
     @property
@@ -217,6 +224,9 @@ class Platform(Protocol):
 
     @property
     def events(self) -> Events: ...
+
+    @property
+    def terminals(self) -> Terminals: ...
 
     @property
     def volumes(self) -> Volumes: ...
