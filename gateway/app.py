@@ -9,7 +9,19 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway import bundles, containers, events, functions, invocations, keys, operations, system, terminals, volumes
+from gateway import (
+    bundles,
+    containers,
+    events,
+    functions,
+    guides,
+    invocations,
+    keys,
+    operations,
+    system,
+    terminals,
+    volumes,
+)
 from gateway.auth import NOBODY, authenticate
 from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
@@ -85,6 +97,7 @@ ROUTES: tuple[Route, ...] = (
         body=functions.PoolTarget, answers=Accepted, status=202, replay="conflict",
     ),
     *(route for concern in CONCERNS for route in concern.routes),
+    *(route for concern in CONCERNS for route in guides.routes(concern)),
 )  # fmt: skip
 
 
