@@ -15,7 +15,8 @@ from typing import Any
 
 from . import wire
 
-Send = Callable[[int, dict[str, Any], bytes], None]
+Send = Callable[[int, dict[str, Any] | bytes, bytes], None]
+"""Kind, meta (a dict, or JSON that stands ready), body: `instance.Frames.send`."""
 
 MESSAGE_LIMIT = 32_000
 TRACEBACK_LIMIT = 128_000

@@ -196,6 +196,9 @@ def deliver(reply: Reply, send: Send, limit: int) -> None:
         refuse(send, "RESULT_TOO_LARGE", f"a result of {len(reply.body)} bytes; the limit is {limit}", "ResultTooLarge")
         return
     flush_output()
+    if reply.status == 200 and not reply.headers:
+        send(wire.RESULT, wire.PLAIN_RESULT[reply.kind], reply.body)
+        return
     meta = {"status": reply.status, "headers": reply.headers, "kind": reply.kind, "stream": False}
     send(wire.RESULT, meta, reply.body)
 
