@@ -117,3 +117,13 @@ def operations_open(node_id: str) -> str:
 def operation_cancels() -> str:
     """Set: ids of operations that another node process was asked to cancel."""
     return f"{PREFIX}:operation-cancels"
+
+
+def replay_order(tenant_id: str) -> str:
+    """Sorted set: sha256 of scope and Idempotency-Key by the millisecond that it was first seen."""
+    return f"{PREFIX}:{{replays:{tenant_id}}}:order"
+
+
+def replays(tenant_id: str) -> str:
+    """Hash: sha256 of scope and Idempotency-Key → `claimed <node id> <incarnation>`, or the answer (JSON)."""
+    return f"{PREFIX}:{{replays:{tenant_id}}}:answers"

@@ -19,6 +19,7 @@ from pool.announcer import Announcer, operation_update
 from pool.api import Caller, Served, Target
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
 from pool.clock import Clock, iso
+from pool.commands import Commands
 from pool.containers.registry import ContainerRegistry
 from pool.containers.service import ContainerService
 from pool.deploy import Deployer
@@ -31,12 +32,15 @@ from pool.log_files import LogFiles
 from pool.metrics import Metrics
 from pool.operations import Operations
 from pool.pools import Pools
+from pool.quotas import Quotas, TenantQuotas
 from pool.reconciler import Reconciler
 from pool.records import Records
 from pool.redis_link import Client, RedisLink, connect
 from pool.registry import Registry
+from pool.replays import Replays
 from pool.shapes import pool_record
 from pool.stats import NodeStats
+from pool.terminals import Terminals
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
 from quilt_fn.errors import (
@@ -100,8 +104,11 @@ class Platform:
         self.containers = ContainerService(
             self._container_registry, runtime.containers, settings.node_dir / "containers", clock
         )
+        self.commands = Commands(self.containers)
+        self.terminals = Terminals(self.containers)
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
         self.events = Events(clock)
+        self.replays = Replays(self._link, node_id)
         self.operations = Operations(
             self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days,
             on_change=partial(operation_update, self.events),
@@ -109,22 +116,29 @@ class Platform:
         self._announcer = Announcer(self.events, self._registry, self._pools)
         self._registry.on_change = self._announcer.function
         self._records.on_ended = self._announcer.invocation
-        self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
+        self._volume_registry = VolumeRegistry(self._link)
+        self.volumes = Volumes(self._volume_registry, runtime.volumes, self.operations, clock.wall)
+        quotas = TenantQuotas(Quotas.of(settings), self._container_memory, self._volume_sizes)
+        self.containers.quota, self.volumes.quota = quotas.container, quotas.volume
         self.containers.attaching, self.containers.attachments = self.volumes.attaching, self.volumes.attached
         self.volumes.add_users(self.containers.users_of_volume)
+        self._registry.attached_of = self.volumes.attached
+        self.volumes.add_users(self._functions_with_volume)
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Take the lease, load everything, adopt what is there. Raises RegistryUnavailable where Redis stays away."""
         await self._link.wait(REDIS_START_WAIT_S)
         incarnation = await self._lease.take()
-        self._registry.incarnation = self._container_registry.incarnation = self.events.incarnation = incarnation
+        self._registry.incarnation = self._container_registry.incarnation = self.events.incarnation = (
+            self.replays.incarnation
+        ) = incarnation
         await self._keys.load()
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
+        await self.volumes.start()
         await self._reconciler.restore()
         await self.operations.start(self._registry.incarnation)
-        await self.volumes.start()
         await self.containers.restore()
         work = {
             "lease": self._lease.keep(),
@@ -139,6 +153,8 @@ class Platform:
         """Give running invocations `shutdown_seconds`, end all instances, push the last records, drop the lease."""
         await self.operations.close()
         await self._deployer.close()
+        await self.terminals.close()
+        self.commands.close()
         await self.containers.close()
         for task in self._tasks:
             task.cancel()
@@ -155,6 +171,16 @@ class Platform:
             log.warning("Redis is away at the end; %d records are lost: %s", self._records.waiting, error)
         self._logs.close()
         await self._link.close()
+
+    def _container_memory(self, tenant_id: str) -> dict[str, int]:
+        return {
+            entry.container_id: entry.spec.memory_limit_mb
+            for entry in self._container_registry.all()
+            if entry.tenant_id == tenant_id
+        }
+
+    def _volume_sizes(self, tenant_id: str) -> builtins.list[int | None]:
+        return [entry.size_limit_mb for entry in self._volume_registry.all() if entry.tenant_id == tenant_id]
 
     # keys
 
@@ -180,7 +206,8 @@ class Platform:
         name = fields.pop("name")
         checked_spec(fields)
         spec = checked_spec(await self._with_bundle(tenant_id, fields))
-        return self._record(await self._registry.create(tenant_id, name, spec))
+        with self.volumes.attaching(tenant_id, spec.volumes):
+            return self._record(await self._registry.create(tenant_id, name, spec))
 
     async def update(self, tenant_id: str, function_id: str, body: FunctionUpdate) -> FunctionRecord:
         """A new version; where the function has been deployed, its build begins at once."""
@@ -191,7 +218,8 @@ class Platform:
             fields["bundle_id"] = given.get("bundle_id")
         checked_spec(fields)
         spec = checked_spec(await self._with_bundle(tenant_id, fields))
-        version = await self._registry.add_version(entry, spec)
+        with self.volumes.attaching(tenant_id, spec.volumes):
+            version = await self._registry.add_version(entry, spec)
         if (given.keys() & {"min_instances", "max_instances"}) and entry.target_min is not None:
             await self._registry.set_target(entry, None, None)
         if entry.current and entry.asked != ASKED_PAUSED:
@@ -259,6 +287,12 @@ class Platform:
             self._runtime.unavailable(spec),
             iso(last) if last is not None else None,
         )
+
+    def _functions_with_volume(self, tenant_id: str, volume: str) -> builtins.list[str]:
+        return [
+            f"function:{entry.name}" for entry in self._registry.all()
+            if entry.tenant_id == tenant_id and volume in entry.volumes()
+        ]  # fmt: skip
 
     # invocations
 

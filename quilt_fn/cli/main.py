@@ -27,8 +27,14 @@ COMMANDS = {
     "functions": Where("quilt_fn.cli.functions:functions", "List, show and delete functions."),
     "pool": Where("quilt_fn.cli.pool:pool", "Show how many instances each function has."),
     "logs": Where("quilt_fn.cli.logs:logs", "Print what a function wrote."),
+    "exec": Where("quilt_fn.cli.exec:exec_", "Run a command in a container."),
+    "shell": Where("quilt_fn.cli.shell:shell", "Open a terminal in a container."),
     "containers": Where("quilt_fn.cli.containers:containers", "Create, list, stop and delete containers."),
+    "operations": Where("quilt_fn.cli.operations:operations", "List, show, wait for and cancel operations."),
+    "events": Where("quilt_fn.cli.operations:events", "Print what happens, as it happens."),
     "keys": Where("quilt_fn.cli.keys:keys", "List, make and delete API keys."),
+    "volumes": Where("quilt_fn.cli.volumes:volumes", "List, make and delete volumes, and see what is in them."),
+    "cp": Where("quilt_fn.cli.cp:cp", "Copy files and folders to and from volumes."),
     "bench": Where("quilt_fn.cli.platform:bench", "Measure starts and throughput on this machine."),
 }
 
