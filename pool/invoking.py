@@ -107,11 +107,7 @@ class Invoker:
         return served
 
     def _finish(self, run: Run, run_s: float, outcome: Outcome) -> None:
-        """Give the instance back now; the record is made when the response is on its way."""
         run.pool.release(run.slot, run_s)
-        asyncio.get_running_loop().call_soon(self._record, run, run_s, outcome, self._wall())
-
-    def _record(self, run: Run, run_s: float, outcome: Outcome, ended_at: float) -> None:
         failure = outcome.failure
         if failure is None:
             status = _SUCCESS
@@ -132,6 +128,7 @@ class Invoker:
                 stats.starts[_WARM] += 1
             stats.queue.observe(queue_ms / 1000)
         pool, call = run.pool, run.call
+        ended_at = self._wall()
         pool.stats.invocations[status] += 1
         pool.stats.last_invoked_at = ended_at
         spec = pool.spec
@@ -181,10 +178,9 @@ class Invoker:
                     pass
 
     async def close(self) -> None:
-        """Wait for the calls whose callers have gone, and for the records that are about to be made."""
+        """Wait for the calls whose callers have gone."""
         while self._detached:
             await asyncio.gather(*self._detached, return_exceptions=True)
-        await asyncio.sleep(0)
 
 
 def _status(failure: Failure, timed_out: bool) -> InvocationStatus:
