@@ -118,6 +118,8 @@ class Operations(Context):
         ctr = checked("container", message.get("container"))
         snp = checked("snapshot", message.get("snapshot"))
         meta = self._meta(ctr)
+        if meta["snapshot"]:
+            raise Refused(f"container {ctr} was restored: its files in {meta['snapshot']} would be lost")
         begun = time.monotonic()
         temporary = self.config.state / "snapshots" / f".{snp}.{os.getpid()}"
         try:
