@@ -284,6 +284,8 @@ class Operations(Context):
             missing["network"] = self.networks.reason
         if disks.missing():
             missing["volume_limits"] = disks.missing()
+        if unlimited := self.groups.swap_unlimited():
+            missing["swap_limit"] = unlimited
         return {"facts": facts.facts(self.config), "cgroup": "v2" if self.groups.v2 else "v1", "missing": missing}, []
 
     # --- shared ---------------------------------------------------------------------------------------------------

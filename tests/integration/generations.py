@@ -57,7 +57,7 @@ def restored(operations: Operations, container: str, snapshot: str) -> int:
 
 
 def refusal(operations: Operations, container: str, snapshot: str) -> None:
-    """By itself the spawner takes no snapshot of it: the files of the one that it came from are not in its own layer."""
+    """By itself the spawner takes no snapshot of it: its files are partly in the one that it came from."""
     try:
         in_child(lambda: operations.snapshot({"container": container, "snapshot": snapshot}, [])[0])
     except Refused as error:
