@@ -9,7 +9,19 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway import bundles, containers, events, functions, invocations, keys, operations, system, terminals, volumes
+from gateway import (
+    bundles,
+    containers,
+    events,
+    functions,
+    images,
+    invocations,
+    keys,
+    operations,
+    system,
+    terminals,
+    volumes,
+)
 from gateway.auth import NOBODY, authenticate
 from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
@@ -32,6 +44,7 @@ CONCERNS: tuple[Concern, ...] = (
     operations.CONCERN,
     events.CONCERN,
     volumes.CONCERN,
+    images.CONCERN,
 )
 FUNCTION = "/api/functions/{function_id}"
 ROUTES: tuple[Route, ...] = (

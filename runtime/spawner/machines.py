@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import images, roots, sandbox, tenants, volume_mounts
+from runtime.spawner import image_names, images, roots, sandbox, tenants, volume_mounts
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.names import Config, checked, write_json
@@ -47,8 +47,8 @@ class Machines(Context):
             raise Refused("network must be bridge or none")
         attached = volume_mounts.checked_list(message.get("volumes", []))
         limits = limits_of(message)
-        image = images.named(self.config, message.get("image"))
         meta = read_meta(self.config, ctr)
+        image = image_names.named(self.config, message.get("image"), meta["image"] if meta else None)
         if meta and (meta["tenant"] != tenant or same_process(meta)):
             raise Refused(f"container {ctr} runs already, or is another tenant's")
         folder = self.config.machine(ctr)
@@ -59,6 +59,7 @@ class Machines(Context):
             about = {"tenant": tenant, "image": image.folder, "guest": guest, "hostname": hostname, "pid": 0,
                      "started": ""}  # fmt: skip
             write_json(folder / "meta.json", about)
+            image_names.still_there(self.config, image)
             self.groups.make(ctr, limits, freezer=True)
             if network == "bridge":
                 namespace, address = self.networks.containers.attach(ctr, tenant)
