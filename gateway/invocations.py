@@ -5,20 +5,19 @@ Not here: `/fn/<name>`, which answers with what the function answered (`gateway.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from gateway import body
-from gateway.context import Ask, answer, dump
+from gateway.context import Ask, answer
 from gateway.errors import invalid_field
-from gateway.functions import LIST_DEFAULT, LIST_MAX, NDJSON
-from gateway.responses import GONE_POLL_S, close, failure_as_error, gone
+from gateway.functions import LIST_DEFAULT, LIST_MAX
+from gateway.lines import send_lines
+from gateway.responses import close, failure_as_error
 from pool.api import Served, Target
 from quilt_fn.errors import FunctionNotFound, InvocationTimeout, QuiltError
 from quilt_fn.model.invocation import InvocationError, InvocationRecord, InvokeRequest, Timings
@@ -197,33 +196,4 @@ async def logs(ask: Ask) -> web.StreamResponse:
         invocation_id=ask.request.query.get("invocation_id"),
         limit=ask.number("limit", LIST_MAX, 100_000),
     )
-    response = web.StreamResponse(headers={"Content-Type": NDJSON, "X-Request-Id": ask.request_id})
-    step = asyncio.ensure_future(_next(lines))
-    try:
-        if not follow:
-            await asyncio.wait((step,))
-        else:
-            await asyncio.wait((step,), timeout=0.05)
-        if step.done() and step.exception() is not None:
-            step.result()  # not found, no Redis: an error with its status, before any line was promised
-        await response.prepare(ask.request)
-        while True:
-            while not step.done():
-                if gone(ask.request) or ask.services.background.closing.is_set():
-                    break
-                await asyncio.wait((step,), timeout=GONE_POLL_S)
-            if not step.done() or (line := step.result()) is None:
-                break
-            await response.write(dump(line) + b"\n")
-            step = asyncio.ensure_future(_next(lines))
-        await response.write_eof()
-    finally:
-        if not step.done():
-            step.cancel()
-            await asyncio.gather(step, return_exceptions=True)
-        await close(lines)
-    return response
-
-
-async def _next(lines: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
-    return await anext(lines, None)
+    return await send_lines(ask, lines, follow=follow)

@@ -18,6 +18,7 @@ from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
 
 if TYPE_CHECKING:
+    from pool.containers.service import ContainerService
     from pool.volumes.api import Volumes
 
 
@@ -130,6 +131,11 @@ class Events(Protocol):
 
 
 class Platform(Protocol):
+    @property
+    def containers(self) -> ContainerService:
+        """Containers of users: a part of its own, with its own verbs."""
+        ...
+
     @property
     def operations(self) -> Operations: ...
 

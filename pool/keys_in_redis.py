@@ -59,6 +59,26 @@ def leases() -> str:
     return f"{PREFIX}:leases"
 
 
+def container_tenants() -> str:
+    """Set of the tenants that have, or had, containers."""
+    return f"{PREFIX}:container-tenants"
+
+
+def containers(tenant_id: str) -> str:
+    """Set of the ids of one tenant's containers."""
+    return f"{PREFIX}:{{containers:{tenant_id}}}:all"
+
+
+def container_names(tenant_id: str) -> str:
+    """Hash of one tenant: container name → container id."""
+    return f"{PREFIX}:{{containers:{tenant_id}}}:names"
+
+
+def container(tenant_id: str, container_id: str) -> str:
+    """Hash: name, state, incarnation, kept (JSON), created_at, updated_at."""
+    return f"{PREFIX}:{{containers:{tenant_id}}}:{container_id}"
+
+
 def volume_tenants() -> str:
     """Set of the ids of tenants that have, or had, volumes."""
     return f"{PREFIX}:volume-tenants"

@@ -17,6 +17,8 @@ from pool import api
 from pool.api import Caller, Served, Target
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
 from pool.clock import Clock, iso
+from pool.containers.registry import ContainerRegistry
+from pool.containers.service import ContainerService
 from pool.deploy import Deployer
 from pool.executor import RuntimeExecutor
 from pool.functions import ASKED_PAUSED, FunctionEntry, checked_spec, function_record
@@ -91,6 +93,10 @@ class Platform:
         self._invoker = Invoker(self._records, self._stats, clock)
         self._deployer = Deployer(self._registry, runtime, self._pools, self._records, self._logs, clock)
         self._reconciler = Reconciler(self._link, self._registry, runtime, self._pools, self._deployer, clock)
+        self._container_registry = ContainerRegistry(self._link, clock.wall)
+        self.containers = ContainerService(
+            self._container_registry, runtime.containers, settings.node_dir / "containers", clock
+        )
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
         self.operations = Operations(
             self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days
@@ -101,20 +107,27 @@ class Platform:
     async def start(self) -> None:
         """Take the lease, load everything, adopt what is there. Raises RegistryUnavailable where Redis stays away."""
         await self._link.wait(REDIS_START_WAIT_S)
-        self._registry.incarnation = await self._lease.take()
+        self._registry.incarnation = self._container_registry.incarnation = await self._lease.take()
         await self._keys.load()
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
         await self._reconciler.restore()
         await self.operations.start(self._registry.incarnation)
         await self.volumes.start()
-        work = {"lease": self._lease.keep(), "records": self._records.run(), "reconciler": self._reconciler.run()}
+        await self.containers.restore()
+        work = {
+            "lease": self._lease.keep(),
+            "records": self._records.run(),
+            "reconciler": self._reconciler.run(),
+            "containers": self.containers.run(),
+        }
         self._tasks = [_owned(name, coroutine) for name, coroutine in work.items()]
 
     async def close(self) -> None:
         """Give running invocations `shutdown_seconds`, end all instances, push the last records, drop the lease."""
         await self.operations.close()
         await self._deployer.close()
+        await self.containers.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -127,7 +127,7 @@ def _starts(view: View, missing: int) -> tuple[int, float | None]:
 
 def _retire(view: View, low: int, buffer: int) -> list[Retire]:
     total = view.busy + len(view.idle) + view.warming
-    needed = view.busy + max(0, view.queued - view.warming)
+    needed = view.busy + view.queued  # `total` counts what is warming for them
     if not view.draining and view.run_s is not None:
         needed = max(needed, math.ceil(view.arrivals_per_s * view.run_s - NEGLIGIBLE_LOAD))
     floor = max(low, min(needed + buffer, view.max))

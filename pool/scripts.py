@@ -159,6 +159,62 @@ if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL'
 return 0
 """
 
+# KEYS 1 names of the tenant, 2 ids of the tenant, 3 container hash
+# ARGV 1 name, 2 container id, 3 state, 4 kept (JSON), 5 now (ISO), 6 incarnation
+# Answers the id that holds the name: the container's own where it was made
+CREATE_CONTAINER = """
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held then return held end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('SADD', KEYS[2], ARGV[2])
+redis.call('HSET', KEYS[3], 'name', ARGV[1], 'state', ARGV[3], 'kept', ARGV[4], 'created_at', ARGV[5],
+           'updated_at', ARGV[5], 'incarnation', ARGV[6])
+return ARGV[2]
+"""
+
+# KEYS 1 container hash
+# ARGV 1 new state ('' leaves it), 2 the states it may come from, joined by commas, 3 incarnation of the deciding node
+#      process, 4 kept (JSON), 5 now (ISO)
+# Answers {"ok", ""} or {"gone", ""} or {"refused", state} or {"fenced", incarnation that holds it}
+MOVE_CONTAINER = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return {'gone', ''} end
+local holder = redis.call('HGET', KEYS[1], 'incarnation') or '0'
+if tonumber(holder) > tonumber(ARGV[3]) then return {'fenced', holder} end
+if ARGV[1] ~= '' then
+  local allowed = false
+  for old in string.gmatch(ARGV[2], '[^,]+') do
+    if old == state then allowed = true end
+  end
+  if not allowed then return {'refused', state} end
+  state = ARGV[1]
+end
+redis.call('HSET', KEYS[1], 'state', state, 'incarnation', ARGV[3], 'kept', ARGV[4], 'updated_at', ARGV[5])
+return {'ok', ''}
+"""
+
+# KEYS 1 names of the tenant, 2 container hash
+# ARGV 1 old name, 2 new name, 3 container id, 4 kept (JSON), 5 now (ISO)
+# Answers the id that holds the new name: the container's own where it was renamed
+RENAME_CONTAINER = """
+local held = redis.call('HGET', KEYS[1], ARGV[2])
+if held and held ~= ARGV[3] then return held end
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+if ARGV[1] ~= ARGV[2] and redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[3] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+redis.call('HSET', KEYS[2], 'name', ARGV[2], 'kept', ARGV[4], 'updated_at', ARGV[5])
+return ARGV[3]
+"""
+
+# KEYS 1 names of the tenant, 2 ids of the tenant, 3 container hash
+# ARGV 1 name, 2 container id
+# Answers 1; idempotent
+DELETE_CONTAINER = """
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+redis.call('SREM', KEYS[2], ARGV[2])
+redis.call('DEL', KEYS[3])
+return 1
+"""
+
 # KEYS 1 operation order of the tenant, 2 operation states, 3 operation records
 # ARGV 1 id, 2 state (`<status> <incarnation>`), 3 record (JSON), 4 how many are kept, 5 keep those begun after
 #      (epoch s), 6 the statuses that are ends, each between spaces

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from quilt_fn.states import StartKind
+from runtime.containers.api import Containers
 from runtime.volumes.api import VolumeStore
 
 
@@ -160,6 +161,11 @@ class Instance(Protocol):
 
 class FunctionRuntime(Protocol):
     """One node's runtime, for the pool. All methods may be called concurrently for different versions and the same."""
+
+    @property
+    def containers(self) -> Containers:
+        """Containers of users, on the same node."""
+        ...
 
     @property
     def volumes(self) -> VolumeStore: ...

@@ -16,6 +16,7 @@ from quilt_fn.states import StartKind
 from runtime import templates
 from runtime.api import Built, Progress, VersionSpec, WayDown
 from runtime.bundle_store import BundleStore
+from runtime.containers.node import NodeContainers
 from runtime.instance import LiveInstance
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.templates import TemplateGone
@@ -31,6 +32,7 @@ class NodeRuntime:
         self.spawner = SpawnerClient(settings.spawner_socket)
         self.volumes = NodeVolumes(self.spawner)
         self.bundles = BundleStore(settings.node_dir / "bundles")
+        self.containers = NodeContainers(self.spawner)
         self.facts: dict[str, Any] = {}
         self.cgroup = ""
         self.missing: dict[str, str] = {}
@@ -176,4 +178,5 @@ class NodeRuntime:
             await asyncio.wait([self._evicting])
         for version in self._versions.values():
             await version.close(keep_template=True)
+        await self.containers.close()
         await self.spawner.close()

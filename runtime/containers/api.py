@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,11 @@ class LiveContainer(Protocol):
     pid: int
     """Of its init, as this machine counts."""
     address: str | None
-    link: InitLink | None
     started_at: float
+    on_main_exit: Callable[[int], None]
+
+    @property
+    def link(self) -> InitLink | None: ...
 
 
 class Containers(Protocol):
@@ -177,10 +180,22 @@ class Containers(Protocol):
         """Change the limits in force."""
         ...
 
-    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, LiveContainer]:
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> None:
         """At start: connect again to what runs of `tenant_ids` (container id → tenant id); end and remove every other
         user container.
         """
+        ...
+
+    async def usage(self, container_id: str) -> dict[str, Any]:
+        """{memory_bytes, memory_peak_bytes, cpu_seconds, pids, oom_kills}. Raises ContainerNotRunning."""
+        ...
+
+    async def processes(self, container_id: str) -> list[dict[str, Any]]:
+        """{pid, ppid, user, state, command, memory_bytes, started_ticks} of each, by the container's own pids."""
+        ...
+
+    def has_image(self, name: str) -> bool:
+        """Whether a container of that image can be started now. No I/O."""
         ...
 
     def on_gone(self, callback: Callable[[str, str], None]) -> None:

@@ -12,10 +12,10 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quilt_fn.errors import ContainerNotRunning, ImageNotFound, InvalidValue, QuiltError
-from runtime.containers.api import ContainerSpec
+from runtime.containers.api import Containers, ContainerSpec
 from runtime.containers.live import Live
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 
@@ -140,7 +140,7 @@ class NodeContainers:
                 raise ContainerNotRunning("the container does not run", details={"state": "exited"}) from error
             raise
 
-    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, Live]:
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> None:
         after, more = "", True
         while more:
             answer, _ = await self._spawner.request("machines", after=after)
@@ -155,7 +155,6 @@ class NodeContainers:
                         self._joined(after, found["tenant"], joined, fds)
                 elif not found["alive"]:
                     await self._spawner.request("halt", container=after)
-        return dict(self._live)
 
     def _init_ended(self, live: Live) -> None:
         """By itself, unless we are stopping it."""
@@ -189,6 +188,15 @@ class NodeContainers:
         for container_id in list(self._live):
             await self._forget(container_id)
 
+    def has_image(self, name: str) -> bool:
+        return name == "host"
+
     def health(self) -> str | None:
         """Why containers can't be started now; None where they can."""
         return None if self._spawner.connected else "the spawner is not connected; it is being restarted"
+
+
+if TYPE_CHECKING:
+
+    def _are_containers(node: NodeContainers) -> Containers:
+        return node

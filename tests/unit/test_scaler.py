@@ -174,6 +174,11 @@ def test_once_done_there_is_nothing_more_to_start(view: View) -> None:
     assert starts(decide(after)) == 0
 
 
+def test_an_idle_instance_is_not_ended_and_started_again_while_a_queue_waits() -> None:
+    view = View(now=0.0, queued=2, warming=1, idle=[Idle("ins_0", 0.0, None)], min=0, max=2, idle_timeout_s=0.0)
+    assert decide(view) == []
+
+
 def test_a_request_behind_a_call_that_takes_long_does_not_wait_for_what_calls_used_to_take() -> None:
     usual = View(now=100.0, queued=1, busy=1, start_s=0.005, run_s=0.001)
     assert [type(action) for action in decide(usual)] == [LookAgain]

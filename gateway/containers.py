@@ -1,0 +1,312 @@
+"""The routes of containers: their lives, what they use, and what they wrote.
+
+Not here: commands in them (`gateway.exec`), terminals, volumes, networks.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from pydantic import Field
+
+from gateway import body
+from gateway.context import Ask, answer
+from gateway.errors import invalid_field
+from gateway.lines import send_lines
+from gateway.operations import accepted
+from gateway.route import Concern, Query, Route
+from pool.api import Report
+from quilt_fn.errors import Forbidden, InvalidRequest, QuiltError
+from quilt_fn.model.common import Model
+from quilt_fn.model.container import ContainerCreate, ContainerRecord
+from quilt_fn.model.function import Environment, EnvironmentName, Name
+from quilt_fn.model.operation import Accepted
+from quilt_fn.states import ContainerState
+
+LIST_DEFAULT, LIST_MAX = 100, 1000
+WAIT_DEFAULT_S, WAIT_MAX_S = 30, 600
+STOP_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
+
+
+class Batch(Model):
+    items: list[ContainerCreate] = Field(min_length=1, max_length=200)
+
+
+class Stop(Model):
+    timeout_s: float = Field(STOP_TIMEOUT_S, ge=0, le=600)
+    """Between SIGTERM and SIGKILL."""
+
+
+class Rename(Model):
+    new_name: Name
+
+
+class EnvironmentChange(Model):
+    """Merged into what is there; null takes a name out."""
+
+    environment: dict[EnvironmentName, str | None]
+
+
+class EnvironmentWhole(Model):
+    environment: Environment
+
+
+class Resize(Model):
+    memory_limit_mb: int | None = Field(None, ge=16, le=1_048_576)
+    cpu_limit_percent: int | None = Field(None, ge=1, le=100_000)
+    pids_limit: int | None = Field(None, ge=4, le=32_768)
+
+
+async def create(ask: Ask) -> web.StreamResponse:
+    spec = body.parse(ContainerCreate, await body.read(ask.request, ask.services.max_body_bytes))
+    return answer(await ask.platform.containers.create(ask.tenant_id, spec), 201)
+
+
+async def list_(ask: Ask) -> web.StreamResponse:
+    state = ask.request.query.get("state")
+    if state is not None and state not in list(ContainerState):
+        raise invalid_field("state", f"one of {', '.join(ContainerState)}", state)
+    labels: dict[str, str | None] = {}
+    for text in ask.request.query.getall("label", []):
+        name, has_value, value = text.partition("=")
+        labels[name] = value if has_value else None
+    records, after = await ask.platform.containers.list(
+        ask.tenant_id, ask.number("limit", LIST_DEFAULT, LIST_MAX), ask.request.query.get("cursor"), state, labels
+    )
+    return answer({"containers": records, "next_cursor": after})
+
+
+async def get(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.containers.get(ask.tenant_id, ask.path("container_id")))
+
+
+async def by_name(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.containers.by_name(ask.tenant_id, ask.path("name")))
+
+
+async def ready(ask: Ask) -> web.StreamResponse:
+    found = await ask.platform.containers.get(ask.tenant_id, ask.path("container_id"))
+    fields = {"container_id", "state", "exec_ready", "network_ready", "checks"}
+    return answer(found.model_dump(mode="json", include=fields))
+
+
+async def wait(ask: Ask) -> web.StreamResponse:
+    wanted = ask.request.query.get("state", ContainerState.EXITED)
+    if wanted not in list(ContainerState):
+        raise invalid_field("state", f"one of {', '.join(ContainerState)}", wanted)
+    timeout_s = ask.number("timeout_s", WAIT_DEFAULT_S, WAIT_MAX_S)
+    return answer(
+        await ask.platform.containers.wait(ask.tenant_id, ask.path("container_id"), ContainerState(wanted), timeout_s)
+    )
+
+
+async def metrics(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.containers.usage(ask.tenant_id, ask.path("container_id")))
+
+
+async def processes(ask: Ask) -> web.StreamResponse:
+    return answer({"processes": await ask.platform.containers.processes(ask.tenant_id, ask.path("container_id"))})
+
+
+async def signal_process(ask: Ask) -> web.StreamResponse:
+    pid = ask.path("pid")
+    if not (pid.isascii() and pid.isdigit() and len(pid) < 9):
+        raise invalid_field("pid", "a process's number in the container", pid)
+    number = _signal(ask.request.query.get("signal", "TERM"))
+    await ask.platform.containers.signal(ask.tenant_id, ask.path("container_id"), int(pid), number)
+    return answer({"success": True})
+
+
+def _signal(text: str) -> int:
+    known = {name.removeprefix("SIG"): int(value) for name, value in signal.Signals.__members__.items()}
+    found = known.get(text.upper().removeprefix("SIG"))
+    if found is None and text.isascii() and text.isdigit() and 0 < int(text[:4]) < signal.NSIG:
+        found = int(text)
+    if found is None:
+        raise invalid_field("signal", "a signal's name or number, such as TERM or 15", text)
+    return found
+
+
+async def environment(ask: Ask) -> web.StreamResponse:
+    return answer({"environment": ask.platform.containers.environment(ask.tenant_id, ask.path("container_id"))})
+
+
+async def change_environment(ask: Ask) -> web.StreamResponse:
+    wanted = body.parse(EnvironmentChange, await body.read(ask.request, ask.services.max_body_bytes))
+    return await _set_environment(ask, wanted.environment, replace=False)
+
+
+async def replace_environment(ask: Ask) -> web.StreamResponse:
+    wanted = body.parse(EnvironmentWhole, await body.read(ask.request, ask.services.max_body_bytes))
+    return await _set_environment(ask, dict(wanted.environment), replace=True)
+
+
+async def _set_environment(ask: Ask, values: dict[str, Any], *, replace: bool) -> web.StreamResponse:
+    found = await ask.platform.containers.set_environment(
+        ask.tenant_id, ask.path("container_id"), values, replace=replace
+    )
+    return answer({"environment": found})
+
+
+async def logs(ask: Ask) -> web.StreamResponse:
+    """NDJSON, oldest first; with `follow` until the client leaves or the node goes."""
+    follow = ask.flag("follow")
+    lines = ask.platform.containers.logs(
+        ask.tenant_id, ask.path("container_id"), limit=ask.number("limit", LIST_MAX, 100_000), follow=follow
+    )
+    return await send_lines(ask, lines, follow=follow)
+
+
+async def start(ask: Ask) -> web.StreamResponse:
+    return await _begin(ask, "start", ask.platform.containers.start)
+
+
+async def resume(ask: Ask) -> web.StreamResponse:
+    return await _begin(ask, "resume", ask.platform.containers.resume)
+
+
+async def _begin(ask: Ask, verb: str, work: Callable[[str, str], Awaitable[ContainerRecord]]) -> web.StreamResponse:
+    tenant_id, container_id = ask.tenant_id, ask.path("container_id")
+    await ask.platform.containers.get(tenant_id, container_id)  # what is not there is a 404, not a failed operation
+
+    async def carry_out(_report: Report) -> dict[str, Any]:
+        return (await work(tenant_id, container_id)).model_dump(mode="json")
+
+    return accepted(
+        await ask.platform.operations.begin(
+            tenant_id, f"container.{verb}", ("container", container_id), carry_out, timeout_s=START_TIMEOUT_S,
+            cancellable=False,
+        )
+    )  # fmt: skip
+
+
+async def batch(ask: Ask) -> web.StreamResponse:
+    wanted = body.parse(Batch, await body.read(ask.request, ask.services.max_body_bytes))
+    tenant_id, containers = ask.tenant_id, ask.platform.containers
+
+    async def carry_out(report: Report) -> dict[str, Any]:
+        made = 0
+        for index, spec in enumerate(wanted.items):
+            report(100.0 * index / len(wanted.items), f"creating {spec.name}")
+            try:
+                record = await containers.create(tenant_id, spec)
+            except QuiltError as error:
+                report.item(index, status="failed", error=error.message, error_code=error.error_code)
+            else:
+                made += 1
+                report.item(index, status="succeeded", container_id=record.container_id)
+        return {"created": made, "failed": len(wanted.items) - made}
+
+    items = [{"name": spec.name, "status": "accepted"} for spec in wanted.items]
+    return accepted(
+        await ask.platform.operations.begin(
+            tenant_id, "container.batch", ("container", "batch"), carry_out,
+            timeout_s=START_TIMEOUT_S * len(wanted.items), items=items,
+        )
+    )  # fmt: skip
+
+
+async def stop(ask: Ask) -> web.StreamResponse:
+    wanted = body.parse(Stop, await body.read(ask.request, ask.services.max_body_bytes))
+    return answer(await ask.platform.containers.stop(ask.tenant_id, ask.path("container_id"), wanted.timeout_s))
+
+
+async def kill(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.containers.stop(ask.tenant_id, ask.path("container_id"), 0))
+
+
+async def pause(ask: Ask) -> web.StreamResponse:
+    return answer(await ask.platform.containers.pause(ask.tenant_id, ask.path("container_id")))
+
+
+async def rename(ask: Ask) -> web.StreamResponse:
+    wanted = body.parse(Rename, await body.read(ask.request, ask.services.max_body_bytes))
+    return answer(await ask.platform.containers.rename(ask.tenant_id, ask.path("container_id"), wanted.new_name))
+
+
+async def delete(ask: Ask) -> web.StreamResponse:
+    await ask.platform.containers.delete(ask.tenant_id, ask.path("container_id"))
+    return answer({"success": True, "container_id": ask.path("container_id")})
+
+
+async def resize(ask: Ask) -> web.StreamResponse:
+    tenant = ask.request.headers.get("X-Tenant-Id")
+    if tenant is None:
+        raise InvalidRequest("the header X-Tenant-Id is missing", hint=f"yours is {ask.tenant_id}")
+    if tenant != ask.tenant_id:
+        raise Forbidden("X-Tenant-Id is not the tenant of this key")
+    wanted = body.parse(Resize, await body.read(ask.request, ask.services.max_body_bytes))
+    return answer(
+        await ask.platform.containers.resize(
+            ask.tenant_id, ask.path("container_id"), wanted.memory_limit_mb, wanted.cpu_limit_percent, wanted.pids_limit
+        )
+    )
+
+
+ONE = "/api/containers/{container_id}"
+CONCERN = Concern(
+    "containers",
+    "Machines that you can have in milliseconds: a root, a writable layer, limits, a network, and commands in them.",
+    (
+        Route(
+            "POST", "/api/containers", create, "record; running and evaluated when it answers",
+            body=ContainerCreate, answers=ContainerRecord, status=201,
+        ),
+        Route(
+            "GET", "/api/containers", list_, "`{containers, next_cursor}`; `?state=&label=&limit=&cursor=`",
+            answers={"containers": [], "next_cursor": None},
+            query=(
+                Query("state", "only those in this state"),
+                Query("label", "`name` or `name=value`; may be given again"),
+                Query("limit", "at most so many", "integer"), Query("cursor", "where the last page ended"),
+            ),
+        ),
+        Route("GET", "/api/containers/by-name/{name}", by_name, "record", answers=ContainerRecord),
+        Route("GET", ONE, get, "record, evaluated now", answers=ContainerRecord),
+        Route("GET", ONE + "/ready", ready, "`{container_id, state, exec_ready, network_ready, checks}`"),
+        Route(
+            "GET", ONE + "/wait", wait, "record, once it has the state or the time is over",
+            answers=ContainerRecord,
+            query=(Query("state", "exited by default"), Query("timeout_s", "30 by default, at most 600", "integer")),
+        ),
+        Route(
+            "GET", ONE + "/logs", logs, "NDJSON lines `{t, stream, text}` of its own command; `?limit=&follow=&token=`",
+            answers="application/x-ndjson", token=True,
+            query=(Query("limit", "the last so many", "integer"), Query("follow", "go on until you leave", "boolean")),
+        ),
+        Route("POST", ONE + "/start", start, "202; the operation's result is the record", answers=Accepted, status=202),
+        Route("POST", ONE + "/resume", resume, "202; of a paused one", answers=Accepted, status=202),
+        Route(
+            "POST", "/api/containers/batch", batch, "202; each item says what became of it", body=Batch,
+            answers=Accepted, status=202,
+        ),
+        Route("GET", ONE + "/metrics", metrics, "what it uses, beside its limits"),
+        Route("GET", ONE + "/processes", processes, "`{processes}`, by its own pids"),
+        Route(
+            "DELETE", ONE + "/processes/{pid}", signal_process, "`{success}`; `?signal=TERM`",
+            query=(Query("signal", "name or number; TERM by default"),),
+        ),
+        Route("GET", ONE + "/env", environment, "`{environment}` of new commands"),
+        Route("PATCH", ONE + "/env", change_environment, "merged; null takes a name out", body=EnvironmentChange),
+        Route("PUT", ONE + "/env", replace_environment, "replaced", body=EnvironmentWhole),
+        Route("POST", ONE + "/stop", stop, "record; SIGTERM, `timeout_s`, SIGKILL", body=Stop, answers=ContainerRecord),
+        Route("POST", ONE + "/kill", kill, "record; SIGKILL to all of it", answers=ContainerRecord),
+        Route("POST", ONE + "/pause", pause, "record; nothing in it runs until it is resumed", answers=ContainerRecord),
+        Route("POST", ONE + "/rename", rename, "record", body=Rename, answers=ContainerRecord),
+        Route("DELETE", ONE, delete, "`{success, container_id}`; what runs is killed"),
+        Route(
+            "POST", "/api/elasticity/containers/{container_id}/resize", resize,
+            "record; other limits at once, header `X-Tenant-Id` needed", body=Resize, answers=ContainerRecord,
+        ),
+    ),
+    rules=(
+        "A container stays alive when its command has ended: the exit code is recorded, and commands go on to work.",
+        "Its writable layer outlives stop and start, and a restart of the platform.",
+        "The host name follows a new name at the next start.",
+    ),
+    states=("container",),
+)  # fmt: skip
