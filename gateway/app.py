@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway import bundles, containers, functions, invocations, keys, operations, system, volumes
+from gateway import bundles, containers, functions, invocations, keys, network, operations, system, volumes
 from gateway.auth import NOBODY, authenticate
 from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
 from gateway.functions import REPLAYS
 from gateway.idempotency import Replays
+from gateway.ingress import INGRESS, INGRESS_PATH, Ingress
 from gateway.invoke import PREFIX, Invoker
 from gateway.responses import NoResponse, gone
 from gateway.route import Concern, Route
@@ -24,7 +25,7 @@ from quilt_fn.settings import Settings
 INVOKER = web.AppKey("invoker", Invoker)
 
 
-CONCERNS: tuple[Concern, ...] = (containers.CONCERN, operations.CONCERN, volumes.CONCERN)
+CONCERNS: tuple[Concern, ...] = (containers.CONCERN, network.CONCERN, operations.CONCERN, volumes.CONCERN)
 FUNCTION = "/api/functions/{function_id}"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", system.health, '`{"status": "ok"}`', public=True),
@@ -79,6 +80,8 @@ def build(platform: Platform, settings: Settings) -> web.Application:
     app[INVOKER] = Invoker(services)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _asked(services, route))
+    app[INGRESS] = Ingress(services)
+    app.router.add_route("*", INGRESS_PATH, app[INGRESS].serve)
     app.on_shutdown.append(_closing(services))
     app.on_cleanup.append(_closed(services))
     return app
@@ -137,7 +140,8 @@ def _closing(services: Services) -> Callable[[web.Application], Awaitable[None]]
 
 
 def _closed(services: Services) -> Callable[[web.Application], Awaitable[None]]:
-    async def closed(_app: web.Application) -> None:
+    async def closed(app: web.Application) -> None:
         await services.background.close()
+        await app[INGRESS].close()
 
     return closed

@@ -117,3 +117,8 @@ def operations_open(node_id: str) -> str:
 def operation_cancels() -> str:
     """Set: ids of operations that another node process was asked to cancel."""
     return f"{PREFIX}:operation-cancels"
+
+
+def services() -> str:
+    """Hash: service id → JSON {tenant_id, container_id, name, target_port, auth_mode, token_sha256, created_at, …}."""
+    return f"{PREFIX}:services"

@@ -26,6 +26,9 @@ from pool.invoking import Invoker
 from pool.leases import Lease
 from pool.log_files import LogFiles
 from pool.metrics import Metrics
+from pool.network.directory import ContainerDirectory
+from pool.network.published import PublishedServices
+from pool.network.service import Networks
 from pool.operations import Operations
 from pool.pools import Pools
 from pool.reconciler import Reconciler
@@ -97,6 +100,9 @@ class Platform:
         self.containers = ContainerService(
             self._container_registry, runtime.containers, settings.node_dir / "containers", clock
         )
+        self._directory = ContainerDirectory(self._container_registry, runtime.containers)
+        self.network = Networks(self._container_registry, self._directory, runtime.network)
+        self.services = PublishedServices(self._link, self._container_registry, self._directory, clock)
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
         self.operations = Operations(
             self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days
@@ -115,11 +121,14 @@ class Platform:
         await self.operations.start(self._registry.incarnation)
         await self.volumes.start()
         await self.containers.restore()
+        await self.services.load()
+        await self._runtime.network.open(self._directory)
         work = {
             "lease": self._lease.keep(),
             "records": self._records.run(),
             "reconciler": self._reconciler.run(),
             "containers": self.containers.run(),
+            "services": self.services.run(),
         }
         self._tasks = [_owned(name, coroutine) for name, coroutine in work.items()]
 
