@@ -120,13 +120,55 @@ class Operations(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`number` None: only this listener is told (it was `dropped`). `at` is epoch seconds."""
+
+    number: int | None
+    kind: str
+    at: float
+    data: Mapping[str, Any]
+
+
+class Listener(Protocol):
+    """One stream of events. Close it."""
+
+    last_number: int
+    """The newest event's number when it began."""
+
+    async def next(self, timeout_s: float) -> Event | None:
+        """The next event; None where none came in time."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will come: it fell too far behind, as its last event said."""
+        ...
+
+    def close(self) -> None:
+        """Idempotent."""
+        ...
+
+
 class Events(Protocol):
     """What happens on this platform, for whoever listens: a bounded log with numbers that only grow."""
 
     def publish(self, tenant_id: str, kind: str, data: Mapping[str, Any]) -> None:
         """`kind`: OperationUpdate | container_update | function_update | pool_update | invocation | volume_update.
 
-        `data` holds the ids that listeners filter by: operation_id, container_id, function_id. No I/O; never raises.
+        `data` holds the ids that listeners filter by: operation_id, container_id, function_id. It is kept as it is: do
+        not change it afterwards. No I/O; never raises.
+        """
+        ...
+
+    def listened(self, tenant_id: str) -> bool:
+        """Whether somebody listens: what is costly to say need not be said otherwise."""
+        ...
+
+    def listen(self, tenant_id: str, filters: Mapping[str, str], after: int | None = None) -> Listener:
+        """Events from now on; with `after` those since that number first, and a `gap` where some are not kept.
+
+        `filters` are fields of `data` with the values that they must have. Raises LimitReached.
         """
         ...
 
@@ -139,6 +181,9 @@ class Platform(Protocol):
 
     @property
     def operations(self) -> Operations: ...
+
+    @property
+    def events(self) -> Events: ...
 
     @property
     def volumes(self) -> Volumes: ...

@@ -10,16 +10,19 @@ import builtins
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any
 
 from pool import api
+from pool.announcer import Announcer, operation_update
 from pool.api import Caller, Served, Target
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
 from pool.clock import Clock, iso
 from pool.containers.registry import ContainerRegistry
 from pool.containers.service import ContainerService
 from pool.deploy import Deployer
+from pool.events import Events
 from pool.executor import RuntimeExecutor
 from pool.functions import ASKED_PAUSED, FunctionEntry, checked_spec, function_record
 from pool.invoking import Invoker
@@ -104,16 +107,24 @@ class Platform:
         self.network = Networks(self._container_registry, self._directory, runtime.network)
         self.services = PublishedServices(self._link, self._container_registry, self._directory, clock)
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
+        self.events = Events(clock)
         self.operations = Operations(
-            self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days
-        )
+            self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days,
+            on_change=partial(operation_update, self.events),
+        )  # fmt: skip
+        self._announcer = Announcer(self.events, self._registry, self._pools)
+        self._registry.on_change = self._announcer.function
+        self._records.on_ended = self._announcer.invocation
         self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
+        self.containers.attaching, self.containers.attachments = self.volumes.attaching, self.volumes.attached
+        self.volumes.add_users(self.containers.users_of_volume)
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Take the lease, load everything, adopt what is there. Raises RegistryUnavailable where Redis stays away."""
         await self._link.wait(REDIS_START_WAIT_S)
-        self._registry.incarnation = self._container_registry.incarnation = await self._lease.take()
+        incarnation = await self._lease.take()
+        self._registry.incarnation = self._container_registry.incarnation = self.events.incarnation = incarnation
         await self._keys.load()
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
@@ -129,6 +140,7 @@ class Platform:
             "reconciler": self._reconciler.run(),
             "containers": self.containers.run(),
             "services": self.services.run(),
+            "announcer": self._announcer.look(),
         }
         self._tasks = [_owned(name, coroutine) for name, coroutine in work.items()]
 

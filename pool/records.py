@@ -11,6 +11,7 @@ import asyncio
 import builtins
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +170,8 @@ class Records:
         self._woken = False
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
+        self.on_ended: Callable[[Ended], None] = lambda _ended: None
+        """Told of each record when it is packed, off the hot path."""
         link.on_change.append(lambda up: self._wake.set() if up else None)
 
     def add(self, ended: Ended) -> None:
@@ -242,6 +245,7 @@ class Records:
         outputs: list[Output] = []
         for _ in range(min(BATCH, len(self._pending))):
             ended = self._pending.popleft()
+            self.on_ended(ended)
             packed = pack(ended, self._node_id)
             self._recent[packed.invocation_id] = packed
             self._unsent.setdefault(packed.function_id, deque()).append(packed)

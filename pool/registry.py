@@ -36,6 +36,8 @@ class Registry:
         self._by_id: dict[str, FunctionEntry] = {}
         self._by_name: dict[tuple[str, str], FunctionEntry] = {}
         self.incarnation = 0
+        self.on_change: Callable[[FunctionEntry], None] = lambda _entry: None
+        """Told of a function when something of it was written, or when it is gone."""
 
     # reading: memory alone
 
@@ -107,6 +109,7 @@ class Registry:
             await self.delete(entry)
             raise _name_taken(name, holder)
         self._remember(entry)
+        self.on_change(entry)
         return entry
 
     async def _claim(self, entry: FunctionEntry) -> str:
@@ -128,6 +131,7 @@ class Registry:
         entry.versions[number] = version
         entry.newest = number
         entry.updated_at = now
+        self.on_change(entry)
         return version
 
     async def _add_version(
@@ -182,11 +186,13 @@ class Registry:
             version.built = built
         entry.current = int(detail)
         entry.updated_at = now
+        self.on_change(entry)
 
     async def set_asked(self, entry: FunctionEntry, asked: str) -> None:
         """Pause (`paused`), resume (``), or begin to delete (`deleting`; its name is free from then on)."""
         await self._set(entry, "asked", asked)
         entry.asked = asked
+        self.on_change(entry)
         if asked == ASKED_DELETING:
             self._by_name.pop((entry.tenant_id, entry.name), None)
             try:
@@ -204,6 +210,7 @@ class Registry:
             packed = f"{min_instances} {max_instances}"
         await self._set(entry, "target", packed)
         entry.target_min, entry.target_max = min_instances, max_instances
+        self.on_change(entry)
 
     async def _set(self, entry: FunctionEntry, field: str, value: str) -> None:
         now = iso(self._wall())
@@ -219,7 +226,8 @@ class Registry:
         await self._link.script(scripts.FREE_NAME, [keys.names(entry.tenant_id)], [entry.name, function_id])
         await self._link.run(self._link.client.delete(*gone))
         await self._link.run(self._link.client.srem(keys.functions(), function_id))
-        self._by_id.pop(function_id, None)
+        if self._by_id.pop(function_id, None) is not None:
+            self.on_change(entry)
 
     async def drop_version(self, entry: FunctionEntry, number: int) -> None:
         """Forget a version that is neither current nor newest."""

@@ -21,6 +21,7 @@ from quilt_fn.twins import background, both, both_items
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from quilt_fn.containers import Containers
     from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
     from quilt_fn.model.invocation import InvocationRecord
     from quilt_fn.transport import Reply, Request, Transport
@@ -81,6 +82,12 @@ class Client:
     @property
     def api_key(self) -> str | None:
         return self._api_key
+
+    @property
+    def containers(self) -> Containers:
+        from quilt_fn.containers import Containers
+
+        return Containers(self)
 
     @property
     def volumes(self) -> Volumes:
@@ -397,13 +404,19 @@ class Client:
         return FunctionRecord.model_validate(await self._json(method, path, value, **how))
 
     async def _lines(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, quiet_timeout_s: float | None
+        self,
+        method: str,
+        path: str,
+        *,
+        value: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        quiet_timeout_s: float | None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         from quilt_fn.transport import Request
 
-        request = Request(
-            method, path, query or {}, {"Accept": NDJSON}, timeout_s=None, quiet_timeout_s=quiet_timeout_s
-        )
+        headers = {"Accept": NDJSON} | ({"Content-Type": "application/json"} if value is not None else {})
+        data = json.dumps(value).encode() if value is not None else None
+        request = Request(method, path, query or {}, headers, data, timeout_s=None, quiet_timeout_s=quiet_timeout_s)
         async with self._send(request) as reply:
             async for line in reply.lines():
                 if line.strip():

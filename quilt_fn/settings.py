@@ -50,6 +50,18 @@ class Settings:
     """The receipts of a tenant's newest so many operations are kept; what has not ended is kept besides."""
     operations_days: float = 7.0
     """Receipts of operations that began longer ago are dropped."""
+    rate_limit_per_s: float = 0.0
+    """Requests a second that one API key may make to this node, /fn/ included; 0: as many as it likes."""
+    rate_limit_burst: int = 50
+    """So many at once before QUILT_RATE_LIMIT_PER_S holds."""
+    quota_containers: int = 0
+    """Containers that a tenant may have; 0: any number."""
+    quota_container_memory_mb: int = 0
+    """The sum of the memory limits of a tenant's containers; 0: any."""
+    quota_volumes: int = 0
+    """Volumes that a tenant may have; 0: any number."""
+    quota_volume_mb: int = 0
+    """The sum of the size limits of a tenant's volumes, each of which then needs one; 0: any."""
     log_file_mb: int = 8
     """Output of a function beyond what its records hold is kept in up to four files of this size."""
     public_metrics: bool = False

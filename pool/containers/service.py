@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ KILLED = 137
 
 
 class ContainerService:
-    """`attachments(tenant_id, volumes)` and `quota(tenant_id, spec)` are others' checks at a create; both may raise."""
+    """`attaching(tenant_id, volumes)` (at a create, held until the record is written), `attachments` (at a later start)
+    and `quota(tenant_id, spec)` are others' checks; each may raise.
+    """
 
     def __init__(self, registry: ContainerRegistry, runtime: Containers, logs: Path, clock: Clock) -> None:
         self._registry = registry
@@ -52,9 +55,19 @@ class ContainerService:
         self._command_started: dict[str, float] = {}
         self._in_a_row: dict[str, int] = {}
         self._kills: dict[str, int] = {}
+        self.attaching: Callable[[str, builtins.list[str]], AbstractContextManager[tuple[Attached, ...]]] = (
+            lambda tenant_id, volumes: contextlib.nullcontext(self.attachments(tenant_id, volumes))
+        )
         self.attachments: Callable[[str, builtins.list[str]], tuple[Attached, ...]] = _no_volumes
         self.quota: Callable[[str, ContainerCreate], None] = lambda _tenant_id, _spec: None
         runtime.on_gone(self._init_gone)
+
+    def users_of_volume(self, tenant_id: str, volume: str) -> builtins.list[str]:
+        """The containers that have a volume attached, as `container:<name>`. From memory."""
+        return [
+            f"container:{entry.name}" for entry in self._registry.all()
+            if entry.tenant_id == tenant_id and any(each.split(":", 1)[0] == volume for each in entry.spec.volumes)
+        ]  # fmt: skip
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -137,8 +150,8 @@ class ContainerService:
     async def create(self, tenant_id: str, spec: ContainerCreate) -> ContainerRecord:
         """Running, and evaluated, when it returns. Where it can't be started nothing is left of it."""
         self.quota(tenant_id, spec)
-        attached = self.attachments(tenant_id, spec.volumes)
-        entry = await self._registry.create(tenant_id, spec)
+        with self.attaching(tenant_id, spec.volumes) as attached:
+            entry = await self._registry.create(tenant_id, spec)
         entry.attached = attached
         async with entry.lock:
             try:

@@ -14,10 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from quilt_fn.errors import InvalidValue
 from quilt_fn.model.container import Attachment
+from runtime.spawner.volume_mounts import refused_for
 
 _ATTACHMENT: TypeAdapter[str] = TypeAdapter(Attachment)
-REFUSED = ("/", "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64", "/fn")
-REFUSED_WITH_ALL_BELOW = ("/proc", "/dev", "/sys", "/opt/quilt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +48,9 @@ def _one(text: str) -> Wanted:
     if ".." in plain.parts or target.startswith("//"):
         raise InvalidValue(f"volumes: the target {target!r} must be a plain absolute path")
     place = str(plain)
-    below = [top for top in REFUSED_WITH_ALL_BELOW if place == top or place.startswith(top + "/")]
-    if place in REFUSED or below:
-        what = f"{below[0]} and what lies below it" if below else place
+    why = refused_for(place)
+    if why:
         raise InvalidValue(
-            f"volumes: nothing can be mounted at {place!r}: {what} belongs to the platform",
-            hint="Take a folder of your own, such as /data.",
+            f"volumes: nothing can be mounted at {place!r}: {why}", hint="Take a folder of your own, such as /data."
         )
     return Wanted(volume, place, mode == ["ro"])

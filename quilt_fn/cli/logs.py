@@ -30,11 +30,12 @@ def logs(name: str, follow: bool, invocation_id: str | None, limit: int | None, 
         if as_json:
             click.echo(json.dumps(line, ensure_ascii=False))
         else:
-            _print(line)
+            print_line(line)
         sys.stdout.flush()
 
 
-def _print(line: dict[str, Any]) -> None:
+def print_line(line: dict[str, Any]) -> None:
+    """One line of a log, for people: time, stream, text."""
     colour = "red" if line.get("stream") == "stderr" else "cyan"
     click.secho(f"{_clock(line.get('t'))} {line.get('stream') or '':<6} ", fg=colour, nl=False)
     click.echo(str(line.get("text", "")).rstrip("\n"))

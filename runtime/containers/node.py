@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from quilt_fn.errors import ContainerNotRunning, ImageNotFound, InvalidValue, QuiltError
+from quilt_fn.errors import ContainerNotRunning, ImageNotFound, InvalidValue, QuiltError, VolumeNotFound
 from runtime.containers.api import Containers, ContainerSpec
 from runtime.containers.live import Live
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
@@ -45,9 +45,15 @@ class NodeContainers:
             answer, fds = await self._spawner.request(
                 "start", container=spec.container_id, tenant=spec.tenant_id, image=spec.image, hostname=spec.hostname,
                 memory_mb=spec.memory_mb, cpu_percent=spec.cpu_percent, pids=spec.pids, network=spec.network,
-                strict=spec.strict, timeout_s=START_TIMEOUT_S,
+                strict=spec.strict, volumes=[[each.volume_id, each.target, each.read_only] for each in spec.attached],
+                timeout_s=START_TIMEOUT_S,
             )  # fmt: skip
         except SpawnerFailed as error:
+            what = (error.details or {}).get("what")
+            if what == "volume":
+                raise VolumeNotFound(error.message) from error
+            if what == "target":
+                raise InvalidValue(error.message) from error
             if error.kind == "absent":
                 raise ImageNotFound(error.message, hint="`quilt images list` shows what there is") from error
             raise

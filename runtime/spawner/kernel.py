@@ -120,11 +120,16 @@ def move_mount(tree: int, target: str, directory: int = AT_FDCWD) -> None:
     if directory != AT_FDCWD:
         fd = os.open(target, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            _move_mount(tree, fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+            move_mount_onto(tree, fd)
         finally:
             os.close(fd)
     else:
         _move_mount(tree, directory, target, MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def move_mount_onto(tree: int, folder: int) -> None:
+    """Attach the detached mount `tree` on the open `folder` (O_PATH will do)."""
+    _move_mount(tree, folder, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
 
 
 def _move_mount(tree: int, directory: int, target: str, flags: int) -> None:

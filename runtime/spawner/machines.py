@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import images, roots, sandbox, tenants
+from runtime.spawner import images, roots, sandbox, tenants, volume_mounts
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.names import Config, checked, write_json
@@ -33,8 +33,9 @@ class Machines(Context):
     """The operations on containers of users."""
 
     def start(self, message: Message, fds: list[int]) -> Answer:
-        """{container, tenant, image, hostname, memory_mb, cpu_percent, pids, network: bridge|none, strict} →
-        {pid, address}, [init's connection, pidfd, memory gauge]. The writable layer is made at the first start.
+        """{container, tenant, image, hostname, memory_mb, cpu_percent, pids, network: bridge|none, strict,
+        volumes: [[id, target, read only]]} → {pid, address}, [init's connection, pidfd, memory gauge]. The writable
+        layer is made at the first start.
         """
         ctr = checked("container", message.get("container"))
         tenant = checked("tenant", message.get("tenant"))
@@ -44,6 +45,7 @@ class Machines(Context):
         network = message.get("network")
         if network not in ("bridge", "none"):
             raise Refused("network must be bridge or none")
+        attached = volume_mounts.checked_list(message.get("volumes", []))
         limits = limits_of(message)
         image = images.named(self.config, message.get("image"))
         meta = read_meta(self.config, ctr)
@@ -63,10 +65,13 @@ class Machines(Context):
             else:
                 namespace, address = self.networks.take("none"), None
             root = roots.place(self.config, ctr)
+            trees = volume_mounts.trees(self.config, tenant, attached)
             roots.private_namespace(self.config, tenant)
             store = tenants.views(self.config, base)[0]
             roots.mount(self.config, base, [store / guest, store / image.folder], folder, root,
                         with_usr=image.borrows_usr, lasting=True)  # fmt: skip
+            volume_mounts.mount(self.config, tenant, trees, root)
+            volume_mounts.close(trees)
             inside = sandbox.Inside(
                 arguments=("serve", "--strict") if message.get("strict") else ("serve",),
                 hostname=hostname, terminals=True, address=address,

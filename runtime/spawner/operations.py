@@ -47,6 +47,8 @@ from runtime.spawner.names import Config, checked, write_json
 from runtime.spawner.protocol import Refused
 
 KITS_AT_ONCE = 16
+LISTEN_S = 30.0
+"""Until a new template listens: an interpreter's start, which takes long where the machine is busy or emulated."""
 PAGE = 200
 """Of each kind in one answer, which has to fit a message; what is left over goes at the node's next start."""
 
@@ -71,7 +73,7 @@ class Operations(Context):
             base = tenants.base_id(self.config, lowers.tenant)
             inside = sandbox.template(self.config.python, bool(message.get("caps", True)))
             pid = sandbox.boot(root, base, network, self.groups, ctr, inside)
-            return self._started(ctr, pid, base, 10.0)
+            return self._started(ctr, pid, base, LISTEN_S)
         except BaseException:
             self._clear(ctr)
             raise
@@ -100,7 +102,7 @@ class Operations(Context):
             images = self.config.snapshot(snp) / "images"
             pid = in_child(lambda: checkpoint.restore(self.config, images, root, usr, network, self.groups, ctr))
             restored = time.monotonic()
-            answer, out = self._started(ctr, pid, base, 10.0)
+            answer, out = self._started(ctr, pid, base, LISTEN_S)
             answer["ms"] = {"furnish": (furnished - begun) * 1e3, "criu": (restored - furnished) * 1e3}
             return answer, out
         except BaseException:

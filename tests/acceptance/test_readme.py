@@ -49,7 +49,7 @@ def free_port() -> int:
 @pytest.fixture
 def home() -> Iterator[Home]:
     # Not pytest's own folder: the node's user must be able to enter.
-    folder = Path(tempfile.mkdtemp(prefix="quilt-readme-"))
+    folder = Path(tempfile.mkdtemp(prefix="quilt-readme-", dir="/var/tmp"))
     folder.chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("QUILT_", "XDG_"))}
     own = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from pool.api import Report
 from pool.platform import Platform
 from quilt_fn.errors import (
     BuildFailed,
@@ -432,3 +434,33 @@ async def test_keys(platform: Platform) -> None:
     await platform.delete_key("another", made["key_id"])
     assert await platform.authenticate(made["key"]) is None
     assert await platform.authenticate("wrong") is None
+
+
+async def test_a_listener_hears_of_functions_pools_invocations_and_operations(platform: Platform) -> None:
+    listener = platform.events.listen(TENANT, {})
+    record = await deployed(platform)
+    await invoke(platform)
+
+    async def work(_report: Report) -> None:
+        return None
+
+    begun = await platform.operations.begin(
+        TENANT, "function.test", ("function", record.function_id), work, timeout_s=5
+    )
+    heard: dict[str, list[dict[str, Any]]] = {}
+    while (
+        not {"function_update", "pool_update", "invocation"} <= set(heard) or len(heard.get("OperationUpdate", [])) < 3
+    ):
+        event = await listener.next(20)
+        assert event is not None, heard
+        heard.setdefault(event.kind, []).append(dict(event.data))
+    assert {each["function_id"] for events in heard.values() for each in events} == {record.function_id}
+    assert [each["state"] for each in heard["function_update"]][-1] == "active"
+    assert [each["status"] for each in heard["OperationUpdate"]] == ["accepted", "running", "succeeded"]
+    assert heard["OperationUpdate"][0]["operation_id"] == begun.operation_id
+    assert heard["invocation"][0]["status"] == "success"
+    await platform.delete(TENANT, record.function_id)
+    while (event := await listener.next(20)) is not None and event.data.get("state") != "deleted":
+        pass
+    assert event is not None
+    listener.close()

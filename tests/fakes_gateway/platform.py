@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import fakeredis
 
 from pool.api import Caller, Platform, Served, Target
+from pool.clock import Clock
+from pool.events import Events
 from pool.redis_link import RedisLink
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
@@ -40,6 +42,7 @@ class FakePlatform:
 
     def __init__(self) -> None:
         self.operations = FakeOperations()
+        self.events = Events(Clock())
         redis = RedisLink(fakeredis.FakeAsyncRedis())
         self.volumes = Volumes(VolumeRegistry(redis), FakeVolumeStore(), self.operations, time.time)
         self.functions: dict[tuple[str, str], FunctionRecord] = {}

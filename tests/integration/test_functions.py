@@ -6,6 +6,7 @@ Not here: what a handler can do wrong (`test_bad_days`) and what a caller can (`
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from tests.integration.live import Live, wait_for
@@ -52,16 +53,16 @@ def test_environment_of_one_invocation_is_gone_at_the_next(live: Live) -> None:
 
 def test_an_update_drains_the_old_version(live: Live) -> None:
     """What runs is finished by the version it began on; later calls go to the new one; the old instance goes."""
+    begun = time.monotonic()
     name = live.deploy("""
-        import os, time
+        import time
         def handler(event):
-            if event.get("wait"):
-                open("/tmp/begun", "w").close()
-                time.sleep(1.5)
+            time.sleep(event.get("sleep_s", 0))
             return "old"
     """)
+    longer_s = 1.0 + 2.0 * (time.monotonic() - begun)  # than the new version's build takes on this machine
     answers: list[object] = []
-    slow = threading.Thread(target=lambda: answers.append(live.call(name, {"wait": True})))
+    slow = threading.Thread(target=lambda: answers.append(live.call(name, {"sleep_s": longer_s})))
     slow.start()
     wait_for(lambda: live.pool(name)["busy_count"] == 1, "the slow invocation to run")
     live.ok("PUT", f"/api/functions/{live.id(name)}", {"source": "def handler(event): return 'new'"})
