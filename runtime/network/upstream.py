@@ -35,6 +35,11 @@ class Upstream:
         self._port = port
         self._under_way: dict[str, int] = {}
 
+    @property
+    def under_way(self) -> int:
+        """Questions that wait for an answer."""
+        return sum(self._under_way.values())
+
     def servers(self) -> list[str]:
         with contextlib.suppress(OSError):
             lines = [line.split() for line in self._file.read_text().splitlines()]
@@ -46,7 +51,7 @@ class Upstream:
 
         Raises Busy.
         """
-        if self._under_way.get(asker, 0) >= EACH or sum(self._under_way.values()) >= AT_ONCE:
+        if self._under_way.get(asker, 0) >= EACH or self.under_way >= AT_ONCE:
             raise Busy
         self._under_way[asker] = self._under_way.get(asker, 0) + 1
         try:
