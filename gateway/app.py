@@ -13,13 +13,15 @@ from gateway import bundles, containers, events, functions, invocations, keys, n
 from gateway.auth import NOBODY, authenticate
 from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
-from gateway.functions import REPLAYS
-from gateway.idempotency import Replays
+from gateway.idempotency import once
 from gateway.ingress import INGRESS, INGRESS_PATH, Ingress
 from gateway.invoke import PREFIX, Invoker
+from gateway.limits import RateLimits
 from gateway.responses import NoResponse, gone
 from gateway.route import Concern, Route
 from pool.api import Platform
+from quilt_fn.model.function import FunctionCreate
+from quilt_fn.model.operation import Accepted
 from quilt_fn.settings import Settings
 
 INVOKER = web.AppKey("invoker", Invoker)
@@ -34,10 +36,16 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/metrics", system.metrics, "Prometheus text; QUILT_PUBLIC_METRICS opens it to loopback", public=True),
     Route("GET", "/api/system/info", system.info, "version, node, uptime, features with a reason for each missing one"),
     Route("GET", "/api/keys", keys.list_, "`{keys, next_cursor}`, without the keys themselves"),
-    Route("POST", "/api/keys", keys.create, "201 `{key_id, name, key, created_at}`; `key` is shown only here"),
+    Route(
+        "POST", "/api/keys", keys.create, "201 `{key_id, name, key, created_at}`; `key` is shown only here", status=201,
+        replay="secret",
+    ),
     Route("DELETE", "/api/keys/{key_id}", keys.delete, "204"),
-    Route("POST", "/api/bundles", bundles.upload, "201 `{bundle_id, size_bytes}` for a raw tar.gz; known content 200"),
-    Route("POST", "/api/functions", functions.create, "201 record"),
+    Route(
+        "POST", "/api/bundles", bundles.upload, "201 `{bundle_id, size_bytes}` for a raw tar.gz; known content 200",
+        body="application/gzip", status=201,
+    ),
+    Route("POST", "/api/functions", functions.create, "201 record", body=FunctionCreate, status=201),
     Route("GET", "/api/functions", functions.list_, "`{functions, next_cursor}`; `?limit=&cursor=`"),
     Route("GET", "/api/functions/by-name/{name}", functions.by_name, "record"),
     Route("GET", "/api/functions/pool/stats", functions.pool_stats, "`{pools: […]}`, one for each function"),
@@ -68,17 +76,21 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/api/elasticity/functions/{function_id}/pool-target", functions.pool_target,
         "the pool; body `{min_instances, max_instances}`, header `X-Tenant-Id` needed",
     ),
+    Route(
+        "POST", "/api/elasticity/control/functions/{function_id}/pool-target", functions.control_pool_target,
+        "202; as above, as an operation; a repeated `Idempotency-Key` is 409 with its `operation_id`",
+        body=functions.PoolTarget, answers=Accepted, status=202, replay="conflict",
+    ),
     *(route for concern in CONCERNS for route in concern.routes),
 )  # fmt: skip
 
 
 def build(platform: Platform, settings: Settings) -> web.Application:
     """The application over `platform`. It owns no socket and neither starts nor closes the platform."""
-    services = Services(platform, settings, Background(), Ids())
+    services = Services(platform, settings, Background(), Ids(), RateLimits.of(settings))
     app = web.Application(
         middlewares=[_around(services)], client_max_size=services.max_body_bytes, handler_args={"access_log": None}
     )
-    app[REPLAYS] = Replays()
     app[INVOKER] = Invoker(services)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _asked(services, route))
@@ -107,7 +119,10 @@ def _asked(services: Services, route: Route) -> Callable[[web.Request], Awaitabl
         caller = NOBODY
         if not route.public:
             caller = await authenticate(services.platform, request, in_query=route.token)
-        return await route.handler(Ask(request, services, caller, request[REQUEST_ID]))
+            if services.limits is not None:
+                services.limits.take(caller.key_id)
+        ask = Ask(request, services, caller, request[REQUEST_ID])
+        return await (once(ask, route) if route.replays else route.handler(ask))
 
     return handle
 

@@ -6,7 +6,7 @@ Not here: bodies that are streamed on (`gateway.bundles`) or handed to a functio
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
@@ -15,11 +15,18 @@ from pydantic import BaseModel, ValidationError
 from gateway.errors import from_validation, too_large
 from quilt_fn.errors import InvalidRequest, InvalidValue
 
+READ = web.RequestKey("read", bytes)
+"""The body, where somebody has read it before its handler."""
+DIGEST: web.RequestKey[Any] = web.RequestKey("digest", object)
+"""A hash that `pieces` updates with what it hands out, where somebody wants it."""
+
 M = TypeVar("M", bound=BaseModel)
 
 
 async def read(request: web.BaseRequest, limit_bytes: int) -> bytes:
     """The whole body. Raises PayloadTooLarge, before reading where Content-Length says it already."""
+    if READ in request:
+        return request[READ]
     announced = request.content_length
     if announced is not None and announced > limit_bytes:
         raise too_large(limit_bytes)
@@ -45,10 +52,13 @@ async def pieces(request: web.BaseRequest, limit_bytes: int) -> AsyncIterator[by
     if announced is not None and announced > limit_bytes:
         raise too_large(limit_bytes)
     size = 0
+    digest = request.get(DIGEST)
     while part := await request.content.readany():
         size += len(part)
         if size > limit_bytes:
             raise too_large(limit_bytes)
+        if digest is not None:
+            digest.update(part)
         yield part
 
 

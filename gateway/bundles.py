@@ -8,17 +8,11 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway import body
-from gateway.context import Ask, dump
-from gateway.functions import REPLAYS
-from gateway.idempotency import Answered
+from gateway.context import Ask, answer
 
 
 async def upload(ask: Ask) -> web.StreamResponse:
     """201 for new content, 200 for content that this tenant has stored before."""
-
-    async def work() -> tuple[Answered, str]:
-        pieces = body.pieces(ask.request, ask.services.max_body_bytes)
-        bundle_id, size_bytes, new = await ask.platform.put_bundle(ask.tenant_id, pieces)
-        return Answered(201 if new else 200, dump({"bundle_id": bundle_id, "size_bytes": size_bytes})), bundle_id
-
-    return await ask.request.app[REPLAYS].once(ask, "bundles", None, work)
+    pieces = body.pieces(ask.request, ask.services.max_body_bytes)
+    bundle_id, size_bytes, new = await ask.platform.put_bundle(ask.tenant_id, pieces)
+    return answer({"bundle_id": bundle_id, "size_bytes": size_bytes}, 201 if new else 200)

@@ -18,6 +18,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from gateway.errors import invalid_field
+from gateway.limits import RateLimits
 from pool.api import Caller, Platform
 from quilt_fn.settings import Settings
 
@@ -82,6 +83,7 @@ class Services:
     settings: Settings
     background: Background
     ids: Ids
+    limits: RateLimits | None = None
     _node_id: str | None = None
 
     async def node_id(self) -> str | None:

@@ -25,9 +25,15 @@ HTTP_API = """\
   things are 404. Routes marked *token* also take `?token=`, for clients that cannot set headers.
 - Every response carries `X-Request-Id`: the caller's own where it is at most 128 letters, digits and `._:/+=@-`.
 - Every error has one body, listed in [errors](errors.md). 429 and 503 carry `Retry-After`.
-- `Idempotency-Key` (1 to 255 printable ASCII characters) on `POST /api/functions`, `/api/bundles` and `/api/keys`: a
-  replay within 24 hours is answered as the first was, with `Idempotency-Replayed: true`; the same key with another body
-  is 422. Failures are not kept. Keys are held in memory, the last 10,000 of them, and do not survive a restart.
+- `Idempotency-Key` (1 to 255 printable ASCII characters) on every route that answers 201 or 202: a replay within 24
+  hours, also after a restart, is answered as the first was, with `Idempotency-Replayed: true`; while the first is at
+  work the second waits for it; the same key with another body is 422. Failures are not kept, nor answers of more than
+  256 KiB; of a tenant the newest 10,000 are. What a node that died had not answered is done again. The answer of
+  `POST /api/keys` holds a secret and is kept in memory alone: after a restart its replay is 409. A replay on
+  `/api/elasticity/control/…` is always 409, with the first `operation_id` in `details`. While Redis is away a request
+  with the header is 503, and nothing is done.
+- Where `QUILT_RATE_LIMIT_PER_S` is set, each API key may make so many requests a second (after
+  `QUILT_RATE_LIMIT_BURST` at once), `/fn/` included: above that 429 `RATE_LIMITED` with `Retry-After`.
 - Lists take `limit` (at most 1,000; 100 where it is absent) and `cursor`, newest first.
 - Bodies are at most `QUILT_MAX_BODY_MB`, bundles included.
 

@@ -14,15 +14,16 @@ from pydantic import Field
 from gateway import body
 from gateway.context import Ask, answer, dump
 from gateway.errors import as_quilt_error, error_body, invalid_field
-from gateway.idempotency import Answered, Replays, fingerprint_of
+from gateway.operations import accepted
+from pool.api import Report
 from quilt_fn.errors import Forbidden, InvalidRequest, Unavailable
 from quilt_fn.model.common import Model
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate
 from runtime.api import Progress
 
-REPLAYS = web.AppKey("replays", Replays)
 NDJSON = "application/x-ndjson"
 LIST_DEFAULT, LIST_MAX = 100, 1000
+POOL_TARGET_TIMEOUT_S = 60.0
 
 
 class PoolTarget(Model):
@@ -33,14 +34,8 @@ class PoolTarget(Model):
 
 
 async def create(ask: Ask) -> web.StreamResponse:
-    raw = await body.read(ask.request, ask.services.max_body_bytes)
-    spec = body.parse(FunctionCreate, raw)
-
-    async def work() -> tuple[Answered, None]:
-        record = await ask.platform.create(ask.tenant_id, spec)
-        return Answered(201, dump(record)), None
-
-    return await ask.request.app[REPLAYS].once(ask, "functions", fingerprint_of(raw), work)
+    spec = body.parse(FunctionCreate, await body.read(ask.request, ask.services.max_body_bytes))
+    return answer(await ask.platform.create(ask.tenant_id, spec), 201)
 
 
 async def list_(ask: Ask) -> web.StreamResponse:
@@ -91,6 +86,33 @@ async def pool_stats(ask: Ask) -> web.StreamResponse:
 
 
 async def pool_target(ask: Ask) -> web.StreamResponse:
+    target = await _pool_target(ask)
+    return answer(
+        await ask.platform.set_pool_target(
+            ask.tenant_id, ask.path("function_id"), target.min_instances, target.max_instances
+        )
+    )
+
+
+async def control_pool_target(ask: Ask) -> web.StreamResponse:
+    """As `pool_target`, with a receipt; the operation's result is the pool."""
+    target, function_id = await _pool_target(ask), ask.path("function_id")
+    await ask.platform.get(ask.tenant_id, function_id)  # what is not there is a 404, not an operation that fails
+
+    async def work(_report: Report) -> dict[str, Any]:
+        found = await ask.platform.set_pool_target(
+            ask.tenant_id, function_id, target.min_instances, target.max_instances
+        )
+        return found.model_dump(mode="json")
+
+    return accepted(
+        await ask.platform.operations.begin(
+            ask.tenant_id, "function.pool_target", ("function", function_id), work, timeout_s=POOL_TARGET_TIMEOUT_S
+        )
+    )
+
+
+async def _pool_target(ask: Ask) -> PoolTarget:
     claimed = ask.request.headers.get("X-Tenant-Id")
     if claimed is None:
         raise InvalidRequest("X-Tenant-Id is needed on this route")
@@ -99,11 +121,7 @@ async def pool_target(ask: Ask) -> web.StreamResponse:
     target = body.parse(PoolTarget, await body.read(ask.request, ask.services.max_body_bytes))
     if target.min_instances > target.max_instances:
         raise invalid_field("min_instances", f"at most max_instances ({target.max_instances})", target.min_instances)
-    return answer(
-        await ask.platform.set_pool_target(
-            ask.tenant_id, ask.path("function_id"), target.min_instances, target.max_instances
-        )
-    )
+    return target
 
 
 async def deploy(ask: Ask) -> web.StreamResponse:

@@ -37,6 +37,7 @@ class Invoker:
         self._services = services
         self._platform = services.platform
         self._max_body_bytes = services.max_body_bytes
+        self._limits = services.limits
         self._next_id = services.ids.next
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -56,6 +57,8 @@ class Invoker:
             raw_path = request.rel_url.raw_path_qs
         name, _, _ = raw_path.partition("?")[0][len(PREFIX) :].partition("/")
         caller, target = await self._find(request, name)
+        if self._limits is not None and caller is not None:
+            self._limits.take(caller.key_id)
         trusted = caller is not None and caller.tenant_id == target.tenant_id
 
         headers = request.headers

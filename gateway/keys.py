@@ -11,9 +11,7 @@ from aiohttp import web
 from pydantic import StringConstraints
 
 from gateway import body
-from gateway.context import Ask, answer, dump
-from gateway.functions import REPLAYS
-from gateway.idempotency import Answered, fingerprint_of
+from gateway.context import Ask, answer
 from quilt_fn.model.common import Model
 
 
@@ -28,13 +26,8 @@ async def list_(ask: Ask) -> web.StreamResponse:
 
 
 async def create(ask: Ask) -> web.StreamResponse:
-    raw = await body.read(ask.request, ask.services.max_body_bytes)
-    wanted = body.parse(KeyCreate, raw)
-
-    async def work() -> tuple[Answered, None]:
-        return Answered(201, dump(await ask.platform.create_key(ask.tenant_id, wanted.name))), None
-
-    return await ask.request.app[REPLAYS].once(ask, "keys", fingerprint_of(raw), work)
+    wanted = body.parse(KeyCreate, await body.read(ask.request, ask.services.max_body_bytes))
+    return answer(await ask.platform.create_key(ask.tenant_id, wanted.name), 201)
 
 
 async def delete(ask: Ask) -> web.StreamResponse:

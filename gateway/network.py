@@ -8,9 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway import body
-from gateway.context import Ask, answer, dump
-from gateway.functions import REPLAYS
-from gateway.idempotency import Answered, fingerprint_of
+from gateway.context import Ask, answer
 from gateway.route import Concern, Route
 from quilt_fn.model.network import (
     Diagnostics,
@@ -43,14 +41,8 @@ async def entries(ask: Ask) -> web.StreamResponse:
 
 
 async def publish(ask: Ask) -> web.StreamResponse:
-    raw = await body.read(ask.request, ask.services.max_body_bytes)
-    wanted, container_id = body.parse(ServiceCreate, raw), ask.path("container_id")
-
-    async def work() -> tuple[Answered, None]:
-        made = await ask.platform.services.create(ask.tenant_id, container_id, wanted)
-        return Answered(201, dump(made)), None
-
-    return await ask.request.app[REPLAYS].once(ask, f"services:{container_id}", fingerprint_of(raw), work)
+    wanted = body.parse(ServiceCreate, await body.read(ask.request, ask.services.max_body_bytes))
+    return answer(await ask.platform.services.create(ask.tenant_id, ask.path("container_id"), wanted), 201)
 
 
 async def services(ask: Ask) -> web.StreamResponse:
@@ -74,7 +66,7 @@ CONCERN = Concern(
         Route("GET", CONTAINER + "/network/diagnostics", diagnostics, "`{healthy, checks}`, each check made now",
               answers=Diagnostics),
         Route("POST", CONTAINER + "/services", publish, "201 record with the `token`, which is shown only here",
-              body=ServiceCreate, answers=ServiceRecord, status=201),
+              body=ServiceCreate, answers=ServiceRecord, status=201, replay="secret"),
         Route("GET", CONTAINER + "/services", services, "`{services, next_cursor}`, newest first",
               answers={"services": [], "next_cursor": None}),
         Route("DELETE", CONTAINER + "/services/{service_id}", withdraw, "204", status=204),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -42,6 +42,15 @@ class Route:
     answers: type[BaseModel] | Mapping[str, Any] | str | None = None
     status: int = 200
     query: tuple[Query, ...] = ()
+    replay: Literal["", "answer", "secret", "conflict"] | None = None
+    """What a repeated Idempotency-Key gets: the `answer` of the first; so, but with an answer that is a `secret` and
+    stays in memory; a 409 with the first's operation_id (`conflict`); the header means nothing (``). By default
+    `answer` where `status` is 201 or 202.
+    """
+
+    @property
+    def replays(self) -> bool:
+        return bool(self.replay) or (self.replay is None and self.status in (201, 202))
 
 
 @dataclass(frozen=True, slots=True)

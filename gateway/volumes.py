@@ -15,11 +15,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway import body
-from gateway.context import Ask, answer, dump
+from gateway.context import Ask, answer
 from gateway.errors import invalid_field
-from gateway.functions import LIST_DEFAULT, LIST_MAX, REPLAYS
-from gateway.idempotency import Answered, fingerprint_of
-from gateway.operations import status_url
+from gateway.functions import LIST_DEFAULT, LIST_MAX
+from gateway.operations import accepted
 from gateway.responses import OCTETS, stream
 from gateway.route import Concern, Query, Route
 from quilt_fn.errors import InvalidRequest, RangeNotSatisfiable
@@ -45,13 +44,8 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 async def create(ask: Ask) -> web.StreamResponse:
-    raw = await body.read(ask.request, ask.services.max_body_bytes)
-    wanted = body.parse(VolumeCreate, raw)
-
-    async def work() -> tuple[Answered, None]:
-        return Answered(201, dump(await ask.platform.volumes.create(ask.tenant_id, wanted))), None
-
-    return await ask.request.app[REPLAYS].once(ask, "volumes", fingerprint_of(raw), work)
+    wanted = body.parse(VolumeCreate, await body.read(ask.request, ask.services.max_body_bytes))
+    return answer(await ask.platform.volumes.create(ask.tenant_id, wanted), 201)
 
 
 async def list_(ask: Ask) -> web.StreamResponse:
@@ -76,14 +70,7 @@ async def rename(ask: Ask) -> web.StreamResponse:
 
 
 async def delete(ask: Ask) -> web.StreamResponse:
-    name = ask.path("name")
-
-    async def work() -> tuple[Answered, None]:
-        record = await ask.platform.volumes.delete(ask.tenant_id, name)
-        accepted = Accepted(operation_id=record.operation_id, status_url=status_url(record.operation_id))
-        return Answered(202, dump(accepted)), None
-
-    return await ask.request.app[REPLAYS].once(ask, "volumes.delete", name, work)
+    return accepted(await ask.platform.volumes.delete(ask.tenant_id, ask.path("name")))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -173,7 +173,41 @@ class Events(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered. `fingerprint` is that of its body; `secret`: the body stays in memory, and is empty
+    where that has been lost.
+    """
+
+    status: int
+    body: bytes
+    content_type: str
+    fingerprint: str
+    secret: bool = False
+
+
+class Replays(Protocol):
+    """The answers of requests with an Idempotency-Key. `scope` is the method and path that the key was used with."""
+
+    async def begin(self, tenant_id: str, scope: str, key: str) -> Answer | None:
+        """The answer that the first request with this key got, waited for where it is still at work.
+
+        None: the caller is the first, and must end with `keep` or `give_up`. Raises RegistryUnavailable, and Conflict
+        where the first one is at work for too long.
+        """
+        ...
+
+    async def keep(self, tenant_id: str, scope: str, key: str, answer: Answer) -> None: ...
+
+    async def give_up(self, tenant_id: str, scope: str, key: str) -> None:
+        """It failed: the next one with this key is the first again."""
+        ...
+
+
 class Platform(Protocol):
+    @property
+    def replays(self) -> Replays: ...
+
     @property
     def containers(self) -> ContainerService:
         """Containers of users: a part of its own, with its own verbs."""

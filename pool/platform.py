@@ -38,6 +38,7 @@ from pool.reconciler import Reconciler
 from pool.records import Records
 from pool.redis_link import Client, RedisLink, connect
 from pool.registry import Registry
+from pool.replays import Replays
 from pool.shapes import pool_record
 from pool.stats import NodeStats
 from pool.volumes.registry import VolumeRegistry
@@ -108,6 +109,7 @@ class Platform:
         self.services = PublishedServices(self._link, self._container_registry, self._directory, clock)
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
         self.events = Events(clock)
+        self.replays = Replays(self._link, node_id)
         self.operations = Operations(
             self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days,
             on_change=partial(operation_update, self.events),
@@ -124,7 +126,9 @@ class Platform:
         """Take the lease, load everything, adopt what is there. Raises RegistryUnavailable where Redis stays away."""
         await self._link.wait(REDIS_START_WAIT_S)
         incarnation = await self._lease.take()
-        self._registry.incarnation = self._container_registry.incarnation = self.events.incarnation = incarnation
+        self._registry.incarnation = self._container_registry.incarnation = self.events.incarnation = (
+            self.replays.incarnation
+        ) = incarnation
         await self._keys.load()
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")

@@ -262,3 +262,47 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[4])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[5])
 return {'ok', status}
 """
+
+# KEYS 1 replay order of the tenant, 2 replays
+# ARGV 1 key, 2 the claim to write, 3 a claim that may be replaced ('' for none), 4 how many are kept, 5 for how many ms
+# Answers '' where the key is the caller's now, else what stands there
+CLAIM_REPLAY = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - tonumber(ARGV[5])))
+for i = 1, #old do
+  redis.call('ZREM', KEYS[1], old[i])
+  redis.call('HDEL', KEYS[2], old[i])
+end
+local there = redis.call('HGET', KEYS[2], ARGV[1])
+if there and there ~= ARGV[3] then return there end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])
+local over = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[4])
+if over > 0 then
+  local oldest = redis.call('ZRANGE', KEYS[1], 0, over - 1)
+  for i = 1, #oldest do
+    redis.call('ZREM', KEYS[1], oldest[i])
+    redis.call('HDEL', KEYS[2], oldest[i])
+  end
+end
+return ''
+"""
+
+# KEYS 1 replays of the tenant
+# ARGV 1 key, 2 the claim that the answer takes the place of, 3 the answer (JSON)
+# Answers 1, or 0 where that claim is not there any more (nothing is written then)
+KEEP_REPLAY = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+
+# KEYS 1 replay order of the tenant, 2 replays
+# ARGV 1 key, 2 the claim that is given up
+# Answers 1 where it was that claim's, else 0
+FREE_REPLAY = """
+if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('ZREM', KEYS[1], ARGV[1])
+return redis.call('HDEL', KEYS[2], ARGV[1])
+"""

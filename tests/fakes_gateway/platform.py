@@ -17,6 +17,7 @@ from pool.api import Caller, Platform, Served, Target
 from pool.clock import Clock
 from pool.events import Events
 from pool.redis_link import RedisLink
+from pool.replays import Replays
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
 from quilt_fn.errors import FunctionNotFound, InvocationNotFound, NameTaken, QuiltError
@@ -43,6 +44,7 @@ class FakePlatform:
     def __init__(self) -> None:
         self.operations = FakeOperations()
         self.events = Events(Clock())
+        self.replays = Replays(RedisLink(fakeredis.FakeAsyncRedis()), "node_1")
         redis = RedisLink(fakeredis.FakeAsyncRedis())
         self.volumes = Volumes(VolumeRegistry(redis), FakeVolumeStore(), self.operations, time.time)
         self.functions: dict[tuple[str, str], FunctionRecord] = {}
