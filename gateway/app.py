@@ -9,7 +9,19 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway import bundles, containers, events, functions, invocations, keys, network, operations, system, volumes
+from gateway import (
+    bundles,
+    containers,
+    events,
+    functions,
+    invocations,
+    keys,
+    network,
+    operations,
+    system,
+    terminals,
+    volumes,
+)
 from gateway.auth import NOBODY, authenticate
 from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
@@ -28,8 +40,13 @@ INVOKER = web.AppKey("invoker", Invoker)
 
 
 CONCERNS: tuple[Concern, ...] = (
-    containers.CONCERN, network.CONCERN, operations.CONCERN, events.CONCERN, volumes.CONCERN
-)  # fmt: skip
+    containers.CONCERN,
+    terminals.CONCERN,
+    network.CONCERN,
+    operations.CONCERN,
+    events.CONCERN,
+    volumes.CONCERN,
+)
 FUNCTION = "/api/functions/{function_id}"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", system.health, '`{"status": "ok"}`', public=True),

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import Field
 
-from gateway import body
+from gateway import body, commands
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.lines import send_lines
@@ -297,6 +297,7 @@ CONCERN = Concern(
         Route("POST", ONE + "/kill", kill, "record; SIGKILL to all of it", answers=ContainerRecord),
         Route("POST", ONE + "/pause", pause, "record; nothing in it runs until it is resumed", answers=ContainerRecord),
         Route("POST", ONE + "/rename", rename, "record", body=Rename, answers=ContainerRecord),
+        *commands.ROUTES,
         Route("DELETE", ONE, delete, "`{success, container_id}`; what runs is killed"),
         Route(
             "POST", "/api/elasticity/containers/{container_id}/resize", resize,
@@ -304,6 +305,7 @@ CONCERN = Concern(
         ),
     ),
     rules=(
+        *commands.RULES,
         "A container stays alive when its command has ended: the exit code is recorded, and commands go on to work.",
         "Its writable layer outlives stop and start, and a restart of the platform.",
         "The host name follows a new name at the next start.",

@@ -18,8 +18,10 @@ from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
 
 if TYPE_CHECKING:
+    from pool.commands import Commands
     from pool.containers.service import ContainerService
     from pool.network.api import NetworkService, Published
+    from pool.terminals import Terminals
     from pool.volumes.api import Volumes
 
 
@@ -206,6 +208,11 @@ class Replays(Protocol):
 
 class Platform(Protocol):
     @property
+    def commands(self) -> Commands:
+        """Commands in containers: to the end, or as a stream."""
+        ...
+
+    @property
     def replays(self) -> Replays: ...
 
     @property
@@ -218,6 +225,9 @@ class Platform(Protocol):
 
     @property
     def events(self) -> Events: ...
+
+    @property
+    def terminals(self) -> Terminals: ...
 
     @property
     def volumes(self) -> Volumes: ...

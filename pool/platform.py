@@ -19,6 +19,7 @@ from pool.announcer import Announcer, operation_update
 from pool.api import Caller, Served, Target
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
 from pool.clock import Clock, iso
+from pool.commands import Commands
 from pool.containers.registry import ContainerRegistry
 from pool.containers.service import ContainerService
 from pool.deploy import Deployer
@@ -41,6 +42,7 @@ from pool.registry import Registry
 from pool.replays import Replays
 from pool.shapes import pool_record
 from pool.stats import NodeStats
+from pool.terminals import Terminals
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
 from quilt_fn.errors import (
@@ -107,6 +109,8 @@ class Platform:
         self._directory = ContainerDirectory(self._container_registry, runtime.containers)
         self.network = Networks(self._container_registry, self._directory, runtime.network)
         self.services = PublishedServices(self._link, self._container_registry, self._directory, clock)
+        self.commands = Commands(self.containers)
+        self.terminals = Terminals(self.containers)
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
         self.events = Events(clock)
         self.replays = Replays(self._link, node_id)
@@ -152,6 +156,8 @@ class Platform:
         """Give running invocations `shutdown_seconds`, end all instances, push the last records, drop the lease."""
         await self.operations.close()
         await self._deployer.close()
+        await self.terminals.close()
+        self.commands.close()
         await self.containers.close()
         for task in self._tasks:
             task.cancel()

@@ -106,6 +106,10 @@ class ContainerService:
         """What new commands get."""
         return dict(self._registry.get(tenant_id, container_id).spec.environment)
 
+    def working_directory(self, tenant_id: str, container_id: str) -> str:
+        """Where new commands begin."""
+        return self._registry.get(tenant_id, container_id).spec.working_directory
+
     async def usage(self, tenant_id: str, container_id: str) -> dict[str, Any]:
         """What it uses now, beside its limits. Raises ContainerNotRunning."""
         entry = self._needs_life(tenant_id, container_id)

@@ -27,6 +27,8 @@ COMMANDS = {
     "functions": Where("quilt_fn.cli.functions:functions", "List, show and delete functions."),
     "pool": Where("quilt_fn.cli.pool:pool", "Show how many instances each function has."),
     "logs": Where("quilt_fn.cli.logs:logs", "Print what a function wrote."),
+    "exec": Where("quilt_fn.cli.exec:exec_", "Run a command in a container."),
+    "shell": Where("quilt_fn.cli.shell:shell", "Open a terminal in a container."),
     "containers": Where("quilt_fn.cli.containers:containers", "Create, list, stop and delete containers."),
     "keys": Where("quilt_fn.cli.keys:keys", "List, make and delete API keys."),
     "bench": Where("quilt_fn.cli.platform:bench", "Measure starts and throughput on this machine."),

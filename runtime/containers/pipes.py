@@ -144,7 +144,6 @@ class Leftovers:
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._fds: dict[int, asyncio.TimerHandle | None] = {}
 
     def keep(self, source: Source) -> None:
@@ -156,27 +155,27 @@ class Leftovers:
             self._drop(next(iter(self._fds)))
         fd = source.release()
         self._fds[fd] = None
-        self._loop.add_reader(fd, self._discard, fd)
+        asyncio.get_running_loop().add_reader(fd, self._discard, fd)
 
     def close(self) -> None:
         for fd in list(self._fds):
             self._drop(fd)
 
     def _discard(self, fd: int) -> None:
-        self._loop.remove_reader(fd)
+        asyncio.get_running_loop().remove_reader(fd)
         if discard(fd):
-            self._fds[fd] = self._loop.call_later(DISCARD_PAUSE_S, self._again, fd)
+            self._fds[fd] = asyncio.get_running_loop().call_later(DISCARD_PAUSE_S, self._again, fd)
         else:
             self._drop(fd)
 
     def _again(self, fd: int) -> None:
         self._fds[fd] = None
-        self._loop.add_reader(fd, self._discard, fd)
+        asyncio.get_running_loop().add_reader(fd, self._discard, fd)
 
     def _drop(self, fd: int) -> None:
         timer = self._fds.pop(fd)
         if timer is None:
-            self._loop.remove_reader(fd)
+            asyncio.get_running_loop().remove_reader(fd)
         else:
             timer.cancel()
         os.close(fd)

@@ -88,6 +88,7 @@ class _Running:
         for pump in self._pumps:
             pump.add_done_callback(self._wake)
         self._waiter.add_done_callback(self._wake)
+        self._feeder.add_done_callback(self._wake)
 
     def _wake(self, _task: object = None) -> None:
         self._changed.set()
@@ -101,6 +102,8 @@ class _Running:
                 item = self._read.popleft()
                 self._room.set()
                 yield item
+            if self._feeder.done() and not self._feeder.cancelled() and (wrong := self._feeder.exception()):
+                raise wrong
             if ended and not self._read and all(pump.done() for pump in self._pumps):
                 break
             if self._waiter.done() and not ended:

@@ -9,12 +9,10 @@ Not here: websockets (`gateway.terminals`), who may attach (the pool).
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import fcntl
 import signal
-import termios
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +28,8 @@ IDLE_S = 30 * 60.0
 REMEMBERED_S = 60.0
 """How long an ended session can still be asked for its exit code."""
 CLIENT_BUFFER_BYTES = 256 * 1024
+TYPED_AHEAD_BYTES = 1 << 20
+TYPED_PIECE_BYTES = 1024
 CLIENTS = 16
 PIECE_BYTES = 32 * 1024
 PIECE_PAUSE_S = 0.004
@@ -81,10 +81,9 @@ class Attachment:
             self._changed.clear()
             await self._changed.wait()
 
-    async def write(self, data: bytes) -> None:
-        """What was typed. Waits while the command reads nothing, as a terminal's line does."""
-        self.session.touch()
-        await self.session.sink.write(data)
+    def write(self, data: bytes) -> bool:
+        """What was typed; False where the command has read nothing for so long that it can't be kept. Never waits."""
+        return self.session.type_in(data)
 
     def close(self) -> None:
         """The client leaves; the session goes on. Idempotent."""
@@ -108,7 +107,9 @@ class Session:
         self.reason: str | None = None
         self.screen = Screen()
         self.clients: set[Attachment] = set()
-        self.sink = Sink(process.stdin, owned=False)
+        self._sink = Sink(process.stdin, owned=False)
+        self._typed = bytearray()
+        self._typing = asyncio.Event()
         self._source = Source(process.stdout)
         self._process = process
         self._active = time.monotonic()
@@ -126,6 +127,14 @@ class Session:
     def touch(self) -> None:
         self._active = time.monotonic()
         self.last_active_at = time.time()
+
+    def type_in(self, data: bytes) -> bool:
+        if self.ended or len(self._typed) + len(data) > TYPED_AHEAD_BYTES:
+            return False
+        self.touch()
+        self._typed += data
+        self._typing.set()
+        return True
 
     def attach(self) -> Attachment:
         """Raises Unavailable where too many are attached."""
@@ -164,6 +173,7 @@ class Session:
     async def _live(self) -> None:
         began = time.monotonic()
         reader = asyncio.create_task(self._read(), name=f"terminal {self.session_id} output")
+        writer = asyncio.create_task(self._write(), name=f"terminal {self.session_id} input")
         waiter = asyncio.create_task(self._process.wait(), name=f"terminal {self.session_id} end")
         stop = asyncio.create_task(self._stop.wait(), name=f"terminal {self.session_id} stop")
         try:
@@ -183,11 +193,11 @@ class Session:
                 except QuiltError:
                     self.reason = self.reason or "container_gone"
         finally:
-            for task in (reader, waiter, stop):
+            for task in (reader, writer, waiter, stop):
                 task.cancel()
-            await asyncio.gather(reader, waiter, stop, return_exceptions=True)
+            await asyncio.gather(reader, writer, waiter, stop, return_exceptions=True)
             self.reason = self.reason or "deleted"
-            self.sink.close()
+            self._sink.close()
             self._source.close()
             self.ended_at = time.time()
             for client in list(self.clients):
@@ -200,6 +210,16 @@ class Session:
             await asyncio.wait((waiter,), timeout=patience_s)
             if waiter.done():
                 return
+
+    async def _write(self) -> None:
+        while True:
+            await self._typing.wait()
+            self._typing.clear()
+            while self._typed:
+                piece = bytes(self._typed[:TYPED_PIECE_BYTES])
+                if not await self._sink.write(piece):
+                    return
+                del self._typed[: len(piece)]
 
     async def _read(self) -> None:
         while data := await self._source.read(PIECE_BYTES):
@@ -246,6 +266,9 @@ class TerminalSessions:
             )
         return session
 
+    def has(self, session_id: str) -> bool:
+        return session_id in self._sessions
+
     def of(self, tenant_id: str) -> list[Session]:
         """Newest first."""
         found = [session for session in self._sessions.values() if session.tenant_id == tenant_id]
@@ -259,14 +282,3 @@ class TerminalSessions:
         for keeper in list(self._keepers):
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-
-
-def window_size(fd: int) -> tuple[int, int]:
-    """(columns, rows) of a terminal of this machine; 80×24 where it does not say."""
-    size = array.array("H", [0, 0, 0, 0])
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(fd, termios.TIOCGWINSZ, size)
-    return (size[1] or 80), (size[0] or 24)
-
-
-__all__ = ["Attachment", "Session", "TerminalSessions"]

@@ -15,16 +15,19 @@ import fakeredis
 
 from pool.api import Caller, Platform, Served, Target
 from pool.clock import Clock
+from pool.commands import Commands
 from pool.events import Events
 from pool.redis_link import RedisLink
 from pool.replays import Replays
+from pool.terminals import Terminals
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
-from quilt_fn.errors import FunctionNotFound, InvocationNotFound, NameTaken, QuiltError
+from quilt_fn.errors import ContainerNotFound, FunctionNotFound, InvocationNotFound, NameTaken, QuiltError
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
+from runtime.containers.api import LiveContainer
 from tests.fakes.volumes import FakeVolumeStore
 from tests.fakes_gateway.operations import FakeOperations
 
@@ -38,6 +41,19 @@ def echo(call: Call) -> Outcome:
     return Outcome(kind="json" if call.kind in ("json", "none") else call.kind, body=call.body)
 
 
+class NoPlaces:
+    """No container runs here."""
+
+    def running(self, tenant_id: str, container_id: str) -> LiveContainer:
+        raise ContainerNotFound(f"there is no container {container_id!r}")
+
+    def environment(self, tenant_id: str, container_id: str) -> dict[str, str]:
+        raise ContainerNotFound(f"there is no container {container_id!r}")
+
+    def working_directory(self, tenant_id: str, container_id: str) -> str:
+        raise ContainerNotFound(f"there is no container {container_id!r}")
+
+
 class FakePlatform:
     """See the file's head. `calls` are the Calls that came, `closed_streams` counts streams that were closed."""
 
@@ -47,6 +63,8 @@ class FakePlatform:
         self.replays = Replays(RedisLink(fakeredis.FakeAsyncRedis()), "node_1")
         redis = RedisLink(fakeredis.FakeAsyncRedis())
         self.volumes = Volumes(VolumeRegistry(redis), FakeVolumeStore(), self.operations, time.time)
+        self.commands = Commands(NoPlaces())
+        self.terminals = Terminals(NoPlaces())
         self.functions: dict[tuple[str, str], FunctionRecord] = {}
         self.handlers: dict[str, Handler] = {}
         self.targets: dict[tuple[str, str], Target] = {}
