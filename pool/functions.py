@@ -5,7 +5,7 @@ Not here: Redis (`pool.registry`). Pure values and functions; the state of a fun
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from quilt_fn.errors import InvalidValue
 from quilt_fn.model.function import FunctionRecord, FunctionSpec, SnapshotInfo, StartPath
 from quilt_fn.states import FunctionState, StartKind, VersionState
 from runtime.api import VersionSpec, WayDown
+from runtime.containers.api import Attached
 
 ASKED_NOTHING, ASKED_PAUSED, ASKED_DELETING = "", "paused", "deleting"
 
@@ -53,6 +54,8 @@ class FunctionEntry:
     created_at: str
     updated_at: str
     versions: dict[int, VersionEntry] = field(default_factory=dict)
+    attached_of: Callable[[str, Sequence[str]], tuple[Attached, ...]] = lambda _tenant_id, _volumes: ()
+    """Resolves the volumes of a spec; set by the registry."""
     stats: FunctionStats = field(default_factory=FunctionStats)
     stored_invocations: int = 0
     stored_errors: int = 0
@@ -118,7 +121,16 @@ class FunctionEntry:
             network=spec.network,
             result_limit_bytes=spec.result_limit_mb << 20,
             python=spec.python,
+            attached=self.attached_of(self.tenant_id, spec.volumes) if self._holds_volumes(version) else (),
         )
+
+    def volumes(self) -> set[str]:
+        """The names of the volumes that are attached to it: of its current and its newest version."""
+        held = [version for version in self.versions.values() if self._holds_volumes(version)]
+        return {each.split(":", 1)[0] for version in held for each in version.spec.volumes}
+
+    def _holds_volumes(self, version: VersionEntry) -> bool:
+        return version.number in (self.current, self.newest)
 
 
 def derive_function_state(
@@ -180,6 +192,7 @@ def function_record(
     total = sum(invocations.values())
     errors = total - invocations["success"]
     return FunctionRecord(
+        volumes=spec.volumes,
         function_id=entry.function_id,
         id=entry.function_id,
         tenant_id=entry.tenant_id,

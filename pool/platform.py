@@ -124,6 +124,8 @@ class Platform:
         self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
         self.containers.attaching, self.containers.attachments = self.volumes.attaching, self.volumes.attached
         self.volumes.add_users(self.containers.users_of_volume)
+        self._registry.attached_of = self.volumes.attached
+        self.volumes.add_users(self._functions_with_volume)
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -136,9 +138,9 @@ class Platform:
         await self._keys.load()
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
+        await self.volumes.start()
         await self._reconciler.restore()
         await self.operations.start(self._registry.incarnation)
-        await self.volumes.start()
         await self.containers.restore()
         await self.services.load()
         await self._runtime.network.open(self._directory)
@@ -199,7 +201,8 @@ class Platform:
         name = fields.pop("name")
         checked_spec(fields)
         spec = checked_spec(await self._with_bundle(tenant_id, fields))
-        return self._record(await self._registry.create(tenant_id, name, spec))
+        with self.volumes.attaching(tenant_id, spec.volumes):
+            return self._record(await self._registry.create(tenant_id, name, spec))
 
     async def update(self, tenant_id: str, function_id: str, body: FunctionUpdate) -> FunctionRecord:
         """A new version; where the function has been deployed, its build begins at once."""
@@ -210,7 +213,8 @@ class Platform:
             fields["bundle_id"] = given.get("bundle_id")
         checked_spec(fields)
         spec = checked_spec(await self._with_bundle(tenant_id, fields))
-        version = await self._registry.add_version(entry, spec)
+        with self.volumes.attaching(tenant_id, spec.volumes):
+            version = await self._registry.add_version(entry, spec)
         if (given.keys() & {"min_instances", "max_instances"}) and entry.target_min is not None:
             await self._registry.set_target(entry, None, None)
         if entry.current and entry.asked != ASKED_PAUSED:
@@ -278,6 +282,12 @@ class Platform:
             self._runtime.unavailable(spec),
             iso(last) if last is not None else None,
         )
+
+    def _functions_with_volume(self, tenant_id: str, volume: str) -> builtins.list[str]:
+        return [
+            f"function:{entry.name}" for entry in self._registry.all()
+            if entry.tenant_id == tenant_id and volume in entry.volumes()
+        ]  # fmt: skip
 
     # invocations
 

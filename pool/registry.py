@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -23,6 +23,7 @@ from quilt_fn.errors import Conflict, FunctionNotFound, NameTaken, RegistryUnava
 from quilt_fn.model.common import new_id
 from quilt_fn.model.function import FunctionSpec
 from quilt_fn.states import VERSION, VersionState
+from runtime.containers.api import Attached
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Registry:
         self._by_id: dict[str, FunctionEntry] = {}
         self._by_name: dict[tuple[str, str], FunctionEntry] = {}
         self.incarnation = 0
+        self.attached_of: Callable[[str, Sequence[str]], tuple[Attached, ...]] = lambda _tenant_id, _volumes: ()
         self.on_change: Callable[[FunctionEntry], None] = lambda _entry: None
         """Told of a function when something of it was written, or when it is gone."""
 
@@ -290,6 +292,7 @@ class Registry:
         return entry
 
     def _remember(self, entry: FunctionEntry) -> None:
+        entry.attached_of = self.attached_of
         self._by_id[entry.function_id] = entry
         if entry.asked != ASKED_DELETING:
             self._by_name[entry.tenant_id, entry.name] = entry

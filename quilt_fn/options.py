@@ -49,6 +49,8 @@ class FunctionOptions(TypedDict, total=False):
     public: bool
     """Whether the function's URL needs no key. Pickled calls always need one."""
     network: Literal["egress", "none"]
+    volumes: Sequence[str]
+    """`<volume>:<target>`, with `:ro` to read only. Not there at import: only instances have them."""
     pids_limit: int
     result_mb: int
     fresh_instance: bool
@@ -63,7 +65,8 @@ API_FIELDS = {
     "description": "description", "memory_mb": "memory_limit_mb", "cpu_percent": "cpu_limit_percent",
     "timeout_s": "timeout_seconds", "min_instances": "min_instances", "max_instances": "max_instances",
     "buffer_instances": "buffer_instances", "idle_timeout_s": "idle_timeout_seconds", "max_queue": "max_queue",
-    "environment": "environment", "warmup_event": "warmup_event", "network": "network", "pids_limit": "pids_limit",
+    "environment": "environment", "warmup_event": "warmup_event", "network": "network",
+    "volumes": "volumes", "pids_limit": "pids_limit",
     "result_mb": "result_limit_mb", "fresh_instance": "cleanup_on_exit", "labels": "labels",
     "recycle_after_invocations": "recycle_after_invocations", "recycle_after_s": "recycle_after_seconds",
     "recycle_growth_mb": "recycle_memory_growth_mb",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from quilt_fn.states import StartKind
-from runtime.containers.api import Containers
+from runtime.containers.api import Attached, Containers
 from runtime.network.api import Network
 from runtime.volumes.api import VolumeStore
 
@@ -41,6 +41,8 @@ class VersionSpec:
     network: Literal["egress", "none"] = "egress"
     result_limit_bytes: int = 32 << 20
     python: str | None = None
+    attached: tuple[Attached, ...] = ()
+    """Mounted in each instance, not in the template: import code and snapshot know nothing of them."""
 
     @property
     def key(self) -> str:

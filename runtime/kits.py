@@ -49,7 +49,7 @@ async def end(spawner: SpawnerClient, kit_id: str) -> int:
 
 
 class KitStock:
-    """The stock of one snapshot with one set of limits."""
+    """The stock of one snapshot with one set of limits and volumes."""
 
     def __init__(self, spawner: SpawnerClient, snapshot: str, limits: dict[str, Any], wanted: int) -> None:
         self._spawner = spawner

@@ -77,7 +77,8 @@ class Version:
         self.size_bytes: int | None = None
         self.taken_at: str | None = None
         self.reasons: dict[StartKind, str] = {}
-        self.kits = KitStock(spawner, self.snapshot, templates.limits(spec), kits_wanted)
+        attached = [[each.volume_id, each.target, each.read_only] for each in spec.attached]
+        self.kits = KitStock(spawner, self.snapshot, {**templates.limits(spec), "volumes": attached}, kits_wanted)
         self._prepared = False
         """Whether bundle and layer are known to be in the spawner's store."""
         self._bringing: asyncio.Task[None] | None = None
@@ -184,6 +185,13 @@ class Version:
         loaded = await templates.load(template, spec)
         ms["import"] = (clock() - begun) * 1e3
         progress(Progress("import", f"{spec.handler} imported", True, ms["import"]))
+        if loaded.shared and spec.attached:
+            await template.delete()
+            raise BuildFailed(
+                "a function with volumes starts its instances by forks, and the copies of this one would share "
+                + "; ".join(loaded.shared),
+                details={"stage": "import"}, hint="Open it in an after_restore hook, or take the volumes away.",
+            )  # fmt: skip
         self.loaded = loaded
         self.reasons = {}
         if loaded.shared:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from pydantic import TypeAdapter, ValidationError
 
 from quilt_fn.errors import InvalidValue
-from quilt_fn.model.container import Attachment
+from quilt_fn.model.common import Attachment
 from runtime.spawner.volume_mounts import refused_for
 
 _ATTACHMENT: TypeAdapter[str] = TypeAdapter(Attachment)

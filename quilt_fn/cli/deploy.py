@@ -59,6 +59,7 @@ def _pairs(_ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     help="As --env, in no snapshot: it comes at the fork.",
 )
 @click.option("--network", type=click.Choice(["egress", "none"]), help="What it may reach.")
+@click.option("--volume", "volumes", multiple=True, metavar="VOLUME:TARGET[:ro]", help="Attach a volume; repeatable.")
 @click.option("--before-snapshot", multiple=True, metavar="MODULE:FUNCTION", help="A hook; repeatable.")
 @click.option("--after-restore", multiple=True, metavar="MODULE:FUNCTION", help="A hook; repeatable.")
 @click.option("--warmup", metavar="JSON", help="An event to call it with once before the snapshot.")

@@ -31,6 +31,8 @@ COMMANDS = {
     "shell": Where("quilt_fn.cli.shell:shell", "Open a terminal in a container."),
     "containers": Where("quilt_fn.cli.containers:containers", "Create, list, stop and delete containers."),
     "keys": Where("quilt_fn.cli.keys:keys", "List, make and delete API keys."),
+    "volumes": Where("quilt_fn.cli.volumes:volumes", "List, make and delete volumes, and see what is in them."),
+    "cp": Where("quilt_fn.cli.cp:cp", "Copy files and folders to and from volumes."),
     "bench": Where("quilt_fn.cli.platform:bench", "Measure starts and throughput on this machine."),
 }
 

@@ -6,9 +6,9 @@ Not here: the exceptions themselves (`quilt_fn.errors`).
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
@@ -16,6 +16,12 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 def new_id(prefix: str) -> str:
     """`<prefix>_<20 hex>`: 80 random bits. Prefixes: fn, inv, ctr, snp, vol, op, ses, node, ins."""
     return f"{prefix}_{secrets.token_hex(10)}"
+
+
+Attachment = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}:/[^:\x00]+(:ro|:rw)?$", max_length=1200)
+]
+"""`<volume>:<target>[:ro]`."""
 
 
 class Model(BaseModel):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from quilt_fn.model.common import Model, Record
+from quilt_fn.model.common import Attachment, Model, Record
 from quilt_fn.model.function import Environment, Name, _environment_size
 from quilt_fn.states import ContainerState
 
@@ -22,11 +22,6 @@ User = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$")
 ]
 """`name`, `uid`, `name:group` or `uid:gid`, looked up in the container's own /etc/passwd and /etc/group."""
-Attachment = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}:/[^:\x00]+(:ro|:rw)?$", max_length=1200)
-]
-"""`<volume>:<target>[:ro]`."""
-
 EXEC_TIMEOUT_MS = 30_000
 EXEC_TIMEOUT_MAX_MS = 600_000
 OUTPUT_LIMIT_BYTES = 1 << 20

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from quilt_fn.model.common import NAME_PATTERN, Model, Record
+from quilt_fn.model.common import NAME_PATTERN, Attachment, Model, Record
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Handler = Annotated[
@@ -56,6 +56,7 @@ class FunctionSpec(Model):
     environment: Environment = {}
     secrets: Environment = {}
     network: Literal["egress", "none"] = "egress"
+    volumes: list[Attachment] = Field(default=[], max_length=32)
     result_limit_mb: int = Field(32, ge=1, le=512)
     min_instances: int = Field(0, ge=0, le=1000)
     max_instances: int = Field(10, ge=1, le=1000)
@@ -96,6 +97,7 @@ class FunctionUpdate(Model):
     environment: Environment | None = None
     secrets: Environment | None = None
     network: Literal["egress", "none"] | None = None
+    volumes: list[Attachment] | None = None
     result_limit_mb: int | None = None
     min_instances: int | None = None
     max_instances: int | None = None
@@ -153,6 +155,7 @@ class FunctionRecord(Record):
     environment: dict[str, str]
     secrets: list[str]
     network: str
+    volumes: list[str] = []
     result_limit_mb: int
     min_instances: int
     max_instances: int

@@ -1,6 +1,6 @@
 """Volumes as the API takes and gives them: create, record, inspection, entries of a folder, files.
 
-Not here: who keeps them (`pool.volumes`), how they are attached (`Attachment` in `quilt_fn.model.container`).
+Not here: who keeps them (`pool.volumes`), how they are attached (`Attachment` in `quilt_fn.model.common`).
 """
 
 from __future__ import annotations

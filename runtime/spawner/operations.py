@@ -29,6 +29,7 @@ from runtime.spawner import (
     snapshots,
     tenants,
     trees,
+    volume_mounts,
     volumes,
 )
 from runtime.spawner.cgroups import Cgroups, Limits
@@ -167,8 +168,8 @@ class Operations(Context):
     # --- kits: an instance's root and cgroup, made ahead ----------------------------------------------------------
 
     def kits(self, message: Message, fds: list[int]) -> Answer:
-        """{kits: [ids], snapshot, memory_mb, cpu_percent, pids} → {doors: n}, for each kit [root, memory gauge,
-        doors…].
+        """{kits: [ids], snapshot, memory_mb, cpu_percent, pids, volumes: [[id, target, read only]]} → {doors: n}, for
+        each kit [root, memory gauge, doors…].
 
         A kit stands on the writable layer of `snapshot` as it was frozen.
         """
@@ -180,16 +181,20 @@ class Operations(Context):
         limits = limits_of(message)
         lowers = roots.Lowers.from_json(snapshots.manifest(self.config, snp)["lowers"])
         frozen = self.config.snapshot(snp) / "upper"
+        attached = volume_mounts.checked_list(message.get("volumes", []))
+        trees = [volume_mounts.trees(self.config, lowers.tenant, attached) for _ in names]
         roots.private_namespace(self.config, lowers.tenant)
         out: list[int] = []
         doors: list[int] = []
         made: list[str] = []
         try:
-            for kit in names:
+            for kit, volume_trees in zip(names, trees, strict=True):
                 folder = claimed(self.config.kit(kit))
                 made.append(kit)
                 root = roots.place(self.config, kit)
                 roots.build(self.config, lowers, folder, frozen, root)
+                volume_mounts.mount(self.config, lowers.tenant, volume_trees, root)
+                volume_mounts.close(volume_trees)
                 self.groups.make(kit, limits)
                 doors = self.groups.doors(kit)
                 tree = kernel.open_tree(str(root), kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE)
