@@ -19,6 +19,7 @@ from runtime.bundle_store import BundleStore
 from runtime.containers.node import NodeContainers
 from runtime.images import NodeImages
 from runtime.instance import LiveInstance
+from runtime.network.node import NodeNetwork
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.templates import TemplateGone
 from runtime.versions import Version
@@ -35,6 +36,7 @@ class NodeRuntime:
         self.bundles = BundleStore(settings.node_dir / "bundles")
         self.images = NodeImages(self.spawner)
         self.containers = NodeContainers(self.spawner, self.images.is_ready)
+        self.network = NodeNetwork(self.spawner)
         self.facts: dict[str, Any] = {}
         self.cgroup = ""
         self.missing: dict[str, str] = {}
@@ -186,5 +188,6 @@ class NodeRuntime:
             await asyncio.wait([self._evicting])
         for version in self._versions.values():
             await version.close(keep_template=True)
+        await self.network.close()
         await self.containers.close()
         await self.spawner.close()
