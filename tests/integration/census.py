@@ -13,6 +13,8 @@ from tests.integration.live import Live
 
 CGROUPS = Path("/sys/fs/cgroup")
 DEAD_CONNECTIONS = 3
+RECEIPTS = ("quilt:{operations:", "quilt:container-tenants", "quilt:volume-tenants")
+"""Keys that tell what was, and are meant to stay: receipts of operations, and which tenants had what."""
 
 
 def parents() -> dict[int, int]:
@@ -106,7 +108,8 @@ def take(live: Live) -> dict[str, object]:
         "run folder": sorted(
             p.name for p in run.iterdir() if p.is_dir() or p.is_socket() or p.name.startswith(("criu", "restored"))
         ),
-        "keys": sorted(live.redis("KEYS", "*").split()),
+        "volumes": sorted(p.name for p in (root / "volumes").glob("*/*")),
+        "keys": sorted(key for key in live.redis("KEYS", "*").split() if not key.startswith(RECEIPTS)),
     }  # fmt: skip
 
 
