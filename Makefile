@@ -29,4 +29,4 @@ docs: setup
 	$(PYTHON) tools/docs
 	$(PYTHON) docs/generate.py
 	$(PYTHON) -m gateway.docs
-	$(PYTHON) -m quilt_fn.cli.reference
+	$(PYTHON) -m quilt_fn.cli.reference > docs/reference/cli.md

@@ -32,6 +32,7 @@ from pool.log_files import LogFiles
 from pool.metrics import Metrics
 from pool.operations import Operations
 from pool.pools import Pools
+from pool.quotas import Quotas, TenantQuotas
 from pool.reconciler import Reconciler
 from pool.records import Records
 from pool.redis_link import Client, RedisLink, connect
@@ -115,7 +116,10 @@ class Platform:
         self._announcer = Announcer(self.events, self._registry, self._pools)
         self._registry.on_change = self._announcer.function
         self._records.on_ended = self._announcer.invocation
-        self.volumes = Volumes(VolumeRegistry(self._link), runtime.volumes, self.operations, clock.wall)
+        self._volume_registry = VolumeRegistry(self._link)
+        self.volumes = Volumes(self._volume_registry, runtime.volumes, self.operations, clock.wall)
+        quotas = TenantQuotas(Quotas.of(settings), self._container_memory, self._volume_sizes)
+        self.containers.quota, self.volumes.quota = quotas.container, quotas.volume
         self.containers.attaching, self.containers.attachments = self.volumes.attaching, self.volumes.attached
         self.volumes.add_users(self.containers.users_of_volume)
         self._registry.attached_of = self.volumes.attached
@@ -167,6 +171,16 @@ class Platform:
             log.warning("Redis is away at the end; %d records are lost: %s", self._records.waiting, error)
         self._logs.close()
         await self._link.close()
+
+    def _container_memory(self, tenant_id: str) -> dict[str, int]:
+        return {
+            entry.container_id: entry.spec.memory_limit_mb
+            for entry in self._container_registry.all()
+            if entry.tenant_id == tenant_id
+        }
+
+    def _volume_sizes(self, tenant_id: str) -> builtins.list[int | None]:
+        return [entry.size_limit_mb for entry in self._volume_registry.all() if entry.tenant_id == tenant_id]
 
     # keys
 

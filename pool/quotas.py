@@ -5,11 +5,16 @@ Not here: what is counted (the callers hand in what there is), nor limits by tim
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from quilt_fn.errors import QuotaExceeded
 from quilt_fn.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +35,12 @@ class Quotas:
             settings.quota_volume_mb,
         )
 
-    def check_container(self, memory_mb: Collection[int], asked_mb: int) -> None:
-        """`memory_mb`: the limit of each container that there is; `asked_mb`: the new one's. Raises QuotaExceeded."""
-        _check("containers", self.containers, len(memory_mb), 1)
-        self.check_container_memory(sum(memory_mb), asked_mb)
+    def check_containers(self, used: int) -> None:
+        """One more container than `used`. Raises QuotaExceeded."""
+        _check("containers", self.containers, used, 1)
 
     def check_container_memory(self, used_mb: int, asked_mb: int) -> None:
-        """For a resize: `used_mb` is what the others have. Raises QuotaExceeded."""
+        """So much more memory than `used_mb`. Raises QuotaExceeded."""
         _check("container_memory_mb", self.container_memory_mb, used_mb, asked_mb)
 
     def check_volume(self, size_mb: Collection[int | None], asked_mb: int | None) -> None:
@@ -51,6 +55,58 @@ class Quotas:
                 details={"quota": "volume_mb", "limit": self.volume_mb, "used": _total(size_mb), "asked": None},
             )
         _check("volume_mb", self.volume_mb, _total(size_mb), asked_mb or 0)
+
+
+class TenantQuotas:
+    """The same over all tenants, with what is just being made counted: hold `container` or `volume` around the write.
+
+    `containers` gives id → memory limit in MiB of a tenant's containers, `volumes` the size limits of its volumes.
+    """
+
+    def __init__(
+        self,
+        quotas: Quotas,
+        containers: Callable[[str], Mapping[str, int]],
+        volumes: Callable[[str], Collection[int | None]],
+    ) -> None:
+        self._quotas = quotas
+        self._containers = containers
+        self._volumes = volumes
+        self._coming: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        """(1 for a new container, else 0; MiB more)."""
+        self._coming_volumes: dict[str, list[int | None]] = defaultdict(list)
+
+    @contextmanager
+    def container(self, tenant_id: str, memory_mb: int, resized: str | None) -> Iterator[None]:
+        """Around the making of a container, or the resizing of the one named. Raises QuotaExceeded."""
+        there, coming = self._containers(tenant_id), self._coming[tenant_id]
+        used_mb = sum(there.values()) + sum(mb for _, mb in coming)
+        if resized is None:
+            asked = (1, memory_mb)
+            self._quotas.check_containers(len(there) + sum(new for new, _ in coming))
+        else:  # its old limit stands in `containers` until the new one is written
+            asked = (0, max(0, memory_mb - there.get(resized, 0)))
+        if asked[1]:
+            self._quotas.check_container_memory(used_mb, asked[1])
+        with _held(coming, asked):
+            yield
+
+    @contextmanager
+    def volume(self, tenant_id: str, size_mb: int | None) -> Iterator[None]:
+        """Around the making of a volume. Raises QuotaExceeded."""
+        coming = self._coming_volumes[tenant_id]
+        self._quotas.check_volume([*self._volumes(tenant_id), *coming], size_mb)
+        with _held(coming, size_mb):
+            yield
+
+
+@contextmanager
+def _held(coming: list[T], asked: T) -> Iterator[None]:
+    coming.append(asked)
+    try:
+        yield
+    finally:
+        coming.remove(asked)
 
 
 def _total(sizes: Collection[int | None]) -> int:

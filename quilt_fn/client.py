@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quilt_fn.containers import Containers
     from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
     from quilt_fn.model.invocation import InvocationRecord
+    from quilt_fn.operations import Event, Operations
     from quilt_fn.transport import Reply, Request, Transport
     from quilt_fn.volumes import Volumes
 
@@ -94,6 +95,35 @@ class Client:
         from quilt_fn.volumes import Volumes
 
         return Volumes(self)
+
+    @property
+    def operations(self) -> Operations:
+        from quilt_fn.operations import Operations
+
+        return Operations(self)
+
+    @both_items
+    async def events(
+        self,
+        *,
+        operation_id: str | None = None,
+        container_id: str | None = None,
+        function_id: str | None = None,
+        after: int | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """What happens, as it happens, until closed: `ready` first, and each time that it had to connect again.
+
+        With `after` from the event of that number; a `gap` says that some are not kept any more.
+        """
+        from quilt_fn.operations import follow
+
+        given = {"operation_id": operation_id, "container_id": container_id, "function_id": function_id}
+        found = follow(self, {name: value for name, value in given.items() if value is not None}, after)
+        try:
+            async for event in found:
+                yield event
+        finally:
+            await found.aclose()
 
     @both
     async def close(self) -> None:

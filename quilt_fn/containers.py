@@ -293,29 +293,14 @@ class Container:
 
 async def ended(client: Client, operation_id: str, timeout_s: float) -> OperationRecord:
     """The operation once it has succeeded. Raises what it failed with, and Unavailable when the time is over first."""
-    import time
-
     from quilt_fn import errors
-    from quilt_fn.model.operation import OperationRecord
     from quilt_fn.states import OperationStatus
 
-    deadline = time.monotonic() + timeout_s
-    while (left := deadline - time.monotonic()) > 0:
-        found = OperationRecord.model_validate(
-            await client._json(
-                "GET", f"/api/operations/{quote(operation_id, safe='')}", query={"wait_s": f"{min(left, 20):.1f}"},
-                safe=True,
-            )
-        )  # fmt: skip
-        if found.status is OperationStatus.SUCCEEDED:
-            return found
-        if found.completed_at is not None:
-            raise errors.from_body(
-                {"error_code": found.reason_code, "error": found.error or f"{found.operation_type} has {found.status}"}
-            )
-    raise errors.Unavailable(
-        f"operation {operation_id} has not ended within {timeout_s:g} s", hint=f"quilt operations get {operation_id}"
-    )
+    found = await client.operations.wait.aio(operation_id, timeout_s)
+    if found.status is OperationStatus.SUCCEEDED:
+        return found
+    text = found.error or f"{found.operation_type} has {found.status}"
+    raise errors.from_body({"error_code": found.reason_code, "error": text})
 
 
 def _at(container_id: str, rest: str = "") -> str:

@@ -43,7 +43,8 @@ KILLED = 137
 
 class ContainerService:
     """`attaching(tenant_id, volumes)` (at a create, held until the record is written), `attachments` (at a later start)
-    and `quota(tenant_id, spec)` are others' checks; each may raise.
+    are others' checks; each may raise. So may `quota(tenant_id, memory_mb, container_id)`, which is held around the
+    write of a new container (None) and of another limit.
     """
 
     def __init__(self, registry: ContainerRegistry, runtime: Containers, logs: Path, clock: Clock) -> None:
@@ -59,7 +60,7 @@ class ContainerService:
             lambda tenant_id, volumes: contextlib.nullcontext(self.attachments(tenant_id, volumes))
         )
         self.attachments: Callable[[str, builtins.list[str]], tuple[Attached, ...]] = _no_volumes
-        self.quota: Callable[[str, ContainerCreate], None] = lambda _tenant_id, _spec: None
+        self.quota: Callable[[str, int, str | None], AbstractContextManager[None]] = lambda *_: contextlib.nullcontext()
         runtime.on_gone(self._init_gone)
 
     def users_of_volume(self, tenant_id: str, volume: str) -> builtins.list[str]:
@@ -153,8 +154,8 @@ class ContainerService:
 
     async def create(self, tenant_id: str, spec: ContainerCreate) -> ContainerRecord:
         """Running, and evaluated, when it returns. Where it can't be started nothing is left of it."""
-        self.quota(tenant_id, spec)
-        with self.attaching(tenant_id, spec.volumes) as attached:
+        quota = self.quota(tenant_id, spec.memory_limit_mb, None)
+        with quota, self.attaching(tenant_id, spec.volumes) as attached:
             entry = await self._registry.create(tenant_id, spec)
         entry.attached = attached
         async with entry.lock:
@@ -277,10 +278,13 @@ class ContainerService:
                     "pids_limit": pids or entry.spec.pids_limit,
                 }
             )
-            if self._runtime.get(container_id) is not None:
-                await self._runtime.resize(container_id, spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit)
-            entry.kept.spec = spec
-            await self._registry.move(entry, None)
+            with self.quota(tenant_id, spec.memory_limit_mb, container_id):
+                if self._runtime.get(container_id) is not None:
+                    await self._runtime.resize(
+                        container_id, spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit
+                    )
+                entry.kept.spec = spec
+                await self._registry.move(entry, None)
         return await self._record(entry)
 
     async def delete(self, tenant_id: str, container_id: str) -> None:

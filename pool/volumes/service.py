@@ -44,6 +44,10 @@ class Volumes:
         self._users: list[api.Users] = []
         self._held: Counter[str] = Counter()
         """Volume ids that something is just being attached to."""
+        self.quota: Callable[[str, int | None], contextlib.AbstractContextManager[None]] = lambda *_: (
+            contextlib.nullcontext()
+        )
+        """Held around the record of a new volume, with its size limit in MiB; raises QuotaExceeded."""
         self._leaving: set[str] = set()
         """Volume ids whose delete or rename is on its way to Redis."""
 
@@ -69,7 +73,8 @@ class Volumes:
             new_id("vol"), tenant_id, body.name, VolumeState.CREATING, dict(body.labels), body.size_limit_mb,
             iso(self._wall()),
         )  # fmt: skip
-        await self._registry.add(entry)
+        with self.quota(tenant_id, body.size_limit_mb):
+            await self._registry.add(entry)
         try:
             await self._store.make(tenant_id, entry.volume_id, body.size_limit_mb)
             entry = await self._registry.move(entry, VolumeState.READY)

@@ -30,6 +30,8 @@ COMMANDS = {
     "exec": Where("quilt_fn.cli.exec:exec_", "Run a command in a container."),
     "shell": Where("quilt_fn.cli.shell:shell", "Open a terminal in a container."),
     "containers": Where("quilt_fn.cli.containers:containers", "Create, list, stop and delete containers."),
+    "operations": Where("quilt_fn.cli.operations:operations", "List, show, wait for and cancel operations."),
+    "events": Where("quilt_fn.cli.operations:events", "Print what happens, as it happens."),
     "keys": Where("quilt_fn.cli.keys:keys", "List, make and delete API keys."),
     "volumes": Where("quilt_fn.cli.volumes:volumes", "List, make and delete volumes, and see what is in them."),
     "cp": Where("quilt_fn.cli.cp:cp", "Copy files and folders to and from volumes."),

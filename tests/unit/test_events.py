@@ -6,8 +6,7 @@ import pytest
 
 from pool import events as module
 from pool.events import BEHIND, INCARNATION_SHIFT, KEPT, LISTENERS, Events
-from pool.quotas import Quotas
-from quilt_fn.errors import LimitReached, QuotaExceeded
+from quilt_fn.errors import LimitReached
 from tests.fakes.clock import FakeClock
 
 NOW = 0.0
@@ -94,23 +93,3 @@ async def test_listeners_are_bounded() -> None:
     with pytest.raises(LimitReached):
         log.listen("t1", {})
     log.listen("t2", {})
-
-
-def test_quotas_say_what_there_is_and_what_was_asked() -> None:
-    Quotas().check_container([1 << 20] * 1000, 1 << 20)
-    Quotas().check_volume([None] * 1000, None)
-    quotas = Quotas(containers=2, container_memory_mb=512, volumes=2, volume_mb=100)
-    quotas.check_container([256], 256)
-    quotas.check_volume([50], 50)
-    with pytest.raises(QuotaExceeded, match="has 2, and asked for 1") as raised:
-        quotas.check_container([16, 16], 16)
-    assert raised.value.details == {"quota": "containers", "limit": 2, "used": 2, "asked": 1}
-    with pytest.raises(QuotaExceeded) as raised:
-        quotas.check_container([256], 257)
-    assert raised.value.details == {"quota": "container_memory_mb", "limit": 512, "used": 256, "asked": 257}
-    with pytest.raises(QuotaExceeded, match="needs a `size_limit_mb`"):
-        quotas.check_volume([50], None)
-    with pytest.raises(QuotaExceeded):
-        quotas.check_volume([None, 1], 1)
-    with pytest.raises(QuotaExceeded):
-        quotas.check_volume([60], 41)
