@@ -19,6 +19,7 @@ from runtime.api import Call, Outcome, Progress
 
 if TYPE_CHECKING:
     from pool.commands import Commands
+    from pool.containers.archives import ContainerArchives
     from pool.containers.service import ContainerService
     from pool.terminals import Terminals
     from pool.volumes.api import Volumes
@@ -213,6 +214,9 @@ class Platform(Protocol):
 
     @property
     def replays(self) -> Replays: ...
+
+    @property
+    def container_archives(self) -> ContainerArchives: ...
 
     @property
     def containers(self) -> ContainerService:

@@ -107,7 +107,9 @@ def _entries(top: files.Top, bounded: Bounded, below: PurePosixPath, strip: int,
         if name is None:
             continue
         try:
-            _entry(top, tar, bounded, member, str(below / name), below, strip)
+            place = str(below / name)
+            with contextlib.nullcontext(top) if member.isdir() else files.near(top, place) as here:
+                _entry(here, tar, bounded, member, place, below, strip)
         except OSError as error:
             raise files.told(error, f"entry {member.name!r} of the archive") from None
         done["entries"] += 1

@@ -156,15 +156,15 @@ def mount_setattr(tree: int, attributes: int, userns: int = 0, recursive: bool =
     )
 
 
-def open_beneath(directory: int, path: str, flags: int, resolve: int = 0) -> int:
+def open_beneath(directory: int, path: str, flags: int, resolve: int = 0, *, mounts: bool = False) -> int:
     """Open what `path` names beneath `directory`, however links and renames may twist it: never anything outside of it.
 
-    Links are followed as long as they stay beneath (ELOOP with RESOLVE_NO_SYMLINKS); no magic links, no other mounts.
+    Links are followed as long as they stay beneath (ELOOP with RESOLVE_NO_SYMLINKS); no magic links, and no other
+    mounts unless `mounts`.
     Raises OSError: EXDEV where the way leads out, EAGAIN where it was changed all the time.
     """
-    how = _OpenHow(
-        flags=flags | os.O_CLOEXEC, resolve=RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV | resolve
-    )
+    resolve |= RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | (0 if mounts else RESOLVE_NO_XDEV)
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
     name = os.fsencode(path)
     for left in reversed(range(_BENEATH_TRIES)):
         fd: int = _libc.syscall(
