@@ -137,7 +137,7 @@ def _entry(top: files.Top, tar: tarfile.TarFile, bounded: Bounded, member: tarfi
                 _copy(source_file, target, top)
             times = int(member.mtime) if 0 <= member.mtime < 1 << 40 else 0
             os.utime(out, (times, times))
-            files.commit(top, staged, path, member.mode & 0o777)
+            files.commit(top, staged, path, member.mode & 0o777, durable=False)
     else:
         raise Refused(f"entry {member.name!r} is neither a plain file nor a folder nor a link")
 

@@ -175,8 +175,11 @@ def staged(top: Top) -> Iterator[tuple[str, int]]:
         discard(top, name)
 
 
-def commit(top: Top, name: str, path: str, mode: int | None) -> None:
-    """Put the waiting file in its place, in one step; with mode None it keeps mode and owner of the one before it."""
+def commit(top: Top, name: str, path: str, mode: int | None, *, durable: bool = True) -> None:
+    """Put the waiting file in its place, in one step; with mode None it keeps mode and owner of the one before it.
+
+    `durable`: also after a power cut. Archives do without it: a sync for each entry takes milliseconds.
+    """
     with parent(top, path, make=True) as (fd, final):
         owner = (0, 0)
         try:
@@ -193,7 +196,8 @@ def commit(top: Top, name: str, path: str, mode: int | None) -> None:
         os.chown(name, *owner, dir_fd=top.incoming, follow_symlinks=False)
         os.chmod(name, mode, dir_fd=top.incoming)
         os.rename(name, final, src_dir_fd=top.incoming, dst_dir_fd=fd)
-        os.fsync(fd)
+        if durable:
+            os.fsync(fd)
 
 
 def make_folder(top: Top, path: str, mode: int) -> None:

@@ -257,6 +257,33 @@ def lines_of(answer: Answer) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.body.splitlines() if line.strip()]
 
 
+def test_archives_in_and_out_of_a_container(live: Live, volume: Callable[..., str]) -> None:
+    name = volume()
+    made = live.ok("POST", "/api/containers", {"name": f"a-{name}", "volumes": [f"{name}:/data"]})
+    address = f"/api/containers/{made['container_id']}"
+    try:
+        entries = tar(("top/x/file", tarfile.REGTYPE, b"1" * MIB), ("top/link", tarfile.SYMTYPE, "x/file"))
+        for path in ("/srv/new", "/data"):
+            begun = live.ok("POST", f"{address}/archive?path={path}&strip_components=1", entries)
+            ended = live.ok("GET", f"{begun['status_url']}?wait_s=20")
+            assert ended["result"] == {"path": path, "entries": 2, "bytes": MIB}, ended
+            packed = live.ask("GET", f"{address}/archive?path={path}")
+            with tarfile.open(fileobj=io.BytesIO(packed.body)) as back:
+                assert back.getnames() == ["link", "x", "x/file"]
+        assert read(live, name, "x/file").body == b"1" * MIB
+        for what in ("up", "absolute", "device", "pipe", "no archive"):
+            begun = live.ok("POST", f"{address}/archive?path=/srv", HOSTILE[what])
+            ended = live.ok("GET", f"{begun['status_url']}?wait_s=20")
+            assert (ended["status"], ended["reason_code"]) == ("failed", "INVALID_VALUE"), (what, ended)
+        assert not Path("/etc/quilt-x").exists()
+        assert live.ask("GET", f"{address}/archive?path=/nix").code == "FILE_NOT_FOUND"
+        live.ok("POST", f"{address}/stop", {"timeout_s": 0})
+        assert live.ask("GET", f"{address}/archive?path=/srv").code == "CONTAINER_NOT_RUNNING"
+        assert live.ask("POST", f"{address}/archive?path=/srv", entries).code == "CONTAINER_NOT_RUNNING"
+    finally:
+        live.ok("DELETE", address)
+
+
 @pytest.mark.parametrize("target", ["/", "/usr", "/etc", "/etc/x", "/proc/x", "/dev", "/sys", "/opt/quilt/guest",
                                     "/a/../etc", "relative"])  # fmt: skip
 def test_targets_of_the_platform_are_refused(live: Live, volume: Callable[..., str], target: str) -> None:
