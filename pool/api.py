@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pool.commands import Commands
     from pool.containers.archives import ContainerArchives
     from pool.containers.service import ContainerService
+    from pool.network.api import NetworkService, Published
     from pool.terminals import Terminals
     from pool.volumes.api import Volumes
 
@@ -234,6 +235,12 @@ class Platform(Protocol):
 
     @property
     def volumes(self) -> Volumes: ...
+
+    @property
+    def network(self) -> NetworkService: ...
+
+    @property
+    def services(self) -> Published: ...
 
     async def authenticate(self, key: str) -> Caller | None:
         """The caller of an API key; None where it is not one. Cached: no Redis on the hot path."""

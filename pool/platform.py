@@ -31,6 +31,9 @@ from pool.invoking import Invoker
 from pool.leases import Lease
 from pool.log_files import LogFiles
 from pool.metrics import Metrics
+from pool.network.directory import ContainerDirectory
+from pool.network.published import PublishedServices
+from pool.network.service import Networks
 from pool.operations import Operations
 from pool.pools import Pools
 from pool.quotas import Quotas, TenantQuotas
@@ -105,6 +108,9 @@ class Platform:
         self.containers = ContainerService(
             self._container_registry, runtime.containers, settings.node_dir / "containers", clock
         )
+        self._directory = ContainerDirectory(self._container_registry, runtime.containers)
+        self.network = Networks(self._container_registry, self._directory, runtime.network)
+        self.services = PublishedServices(self._link, self._container_registry, self._directory, clock)
         self.commands = Commands(self.containers)
         self.terminals = Terminals(self.containers)
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
@@ -142,11 +148,14 @@ class Platform:
         await self._reconciler.restore()
         await self.operations.start(self._registry.incarnation)
         await self.containers.restore()
+        await self.services.load()
+        await self._runtime.network.open(self._directory)
         work = {
             "lease": self._lease.keep(),
             "records": self._records.run(),
             "reconciler": self._reconciler.run(),
             "containers": self.containers.run(),
+            "services": self.services.run(),
             "announcer": self._announcer.look(),
         }
         self._tasks = [_owned(name, coroutine) for name, coroutine in work.items()]

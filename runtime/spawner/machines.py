@@ -75,6 +75,7 @@ class Machines(Context):
             inside = sandbox.Inside(
                 arguments=("serve", "--strict") if message.get("strict") else ("serve",),
                 hostname=hostname, terminals=True, address=address,
+                nameserver=self.networks.containers.gateway if address else None,
             )  # fmt: skip
             pid = sandbox.boot(root, base, namespace, self.groups, ctr, inside)
             write_json(folder / "meta.json", {**about, "pid": pid, "started": started_at(pid), "address": address})
@@ -132,15 +133,6 @@ class Machines(Context):
             says = f"the container uses {used >> 20} MB, so its memory can't be limited to {limits.memory_mb} MB"
             raise Refused(says, "refused", {"memory_bytes": used})
         self.groups.make(ctr, limits, freezer=True)
-        return {}, []
-
-    def egress(self, message: Message, fds: list[int]) -> Answer:
-        """{container, tenant, egress} → {}: whether it reaches the world outside, now and at its next starts."""
-        ctr, tenant = checked("container", message.get("container")), checked("tenant", message.get("tenant"))
-        egress = message.get("egress")
-        if not isinstance(egress, bool):
-            raise Refused("egress must be true or false")
-        self.networks.containers.set_egress(ctr, tenant, egress)
         return {}, []
 
     def usage(self, message: Message, fds: list[int]) -> Answer:
@@ -248,7 +240,6 @@ TABLE: dict[str, Callable[[Machines, Message, list[int]], Answer]] = {
     "freeze": Machines.freeze,
     "thaw": Machines.thaw,
     "resize": Machines.resize,
-    "egress": Machines.egress,
     "usage": Machines.usage,
     "processes": Machines.processes,
     "unpack_into": Machines.unpack_into,

@@ -94,6 +94,8 @@ def take(live: Live) -> dict[str, object]:
         "mounts of the node": _mounts(node),
         "cgroups": sorted(str(g.relative_to(CGROUPS)) for g in groups(live)),
         "links": len(list(Path("/sys/class/net").glob(f"{tag}*"))),
+        "links of containers": len(list(Path("/sys/class/net").glob(f"qn{tag[1:]}*"))),
+        "addresses of containers": len(list((root / "network" / "numbers").glob("*"))),
         "network namespaces": len(namespaces),
         "sockets": Counter(
             line.split()[-1] for line in _read(Path("/proc/net/unix")).splitlines() if f"{run}/spawner" in line
