@@ -19,6 +19,7 @@ from runtime.api import Call, Outcome, Progress
 
 if TYPE_CHECKING:
     from pool.commands import Commands
+    from pool.containers.archives import ContainerArchives
     from pool.containers.service import ContainerService
     from pool.network.api import NetworkService, Published
     from pool.terminals import Terminals
@@ -214,6 +215,9 @@ class Platform(Protocol):
 
     @property
     def replays(self) -> Replays: ...
+
+    @property
+    def container_archives(self) -> ContainerArchives: ...
 
     @property
     def containers(self) -> ContainerService:

@@ -22,6 +22,7 @@ from pool.api import Caller, Served, Target
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
 from pool.clock import Clock, iso
 from pool.commands import Commands
+from pool.containers.archives import ContainerArchives
 from pool.containers.registry import ContainerRegistry
 from pool.containers.service import ContainerService
 from pool.deploy import Deployer
@@ -132,6 +133,7 @@ class Platform:
         self.containers.attaching, self.containers.attachments = self.volumes.attaching, self.volumes.attached
         self.volumes.add_users(self.containers.users_of_volume)
         self._registry.attached_of = self.volumes.attached
+        self.container_archives = ContainerArchives(self.containers, runtime.containers, self.operations)
         self.volumes.add_users(self._functions_with_volume)
         self._durable: tuple[bool | None, str] = (None, "not asked yet")
         self._tasks: builtins.list[asyncio.Task[None]] = []

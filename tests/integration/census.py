@@ -110,6 +110,7 @@ def take(live: Live) -> dict[str, object]:
         "run folder": sorted(
             p.name for p in run.iterdir() if p.is_dir() or p.is_socket() or p.name.startswith(("criu", "restored"))
         ),
+        "volumes": sorted(p.name for p in (root / "volumes").glob("*/*")),
         "keys": sorted(key for key in live.redis("KEYS", "*").split() if not key.startswith(RECEIPTS)),
     }  # fmt: skip
 
