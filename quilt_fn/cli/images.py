@@ -16,7 +16,7 @@ FAILED = 5
 
 @click.group(short_help="List, build and delete images.")
 def images() -> None:
-    """List, build and delete images: what containers stand on."""
+    """List, build and delete images. Containers stand on them."""
 
 
 @images.command("list", short_help="List the images.")
