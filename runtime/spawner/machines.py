@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import images, roots, sandbox, tenants, volume_mounts
+from runtime.spawner import container_archives, images, roots, sandbox, tenants, volume_mounts
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.names import Config, checked, write_json
@@ -153,6 +153,14 @@ class Machines(Context):
         found = [p for p in listed(self.groups.processes(ctr), base) if p["pid"] > after]
         return {"processes": found[:PAGE], "more": len(found) > PAGE}, []
 
+    def unpack_into(self, message: Message, fds: list[int]) -> Answer:
+        """{container, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below `path` of one that runs."""
+        return container_archives.unpack(self._running(message)[1]["pid"], message, fds), []
+
+    def pack_from(self, message: Message, fds: list[int]) -> Answer:
+        """{container, path, zipped}, [pipe] → {entries, skipped}: what is at `path` of one that runs."""
+        return container_archives.pack(self._running(message)[1]["pid"], message, fds), []
+
     def machines(self, message: Message, fds: list[int]) -> Answer:
         """{after} → {machines: [{container, tenant, alive}], more}: in the order of their ids, at most 200."""
         after = message.get("after", "")
@@ -234,5 +242,7 @@ TABLE: dict[str, Callable[[Machines, Message, list[int]], Answer]] = {
     "resize": Machines.resize,
     "usage": Machines.usage,
     "processes": Machines.processes,
+    "unpack_into": Machines.unpack_into,
+    "pack_from": Machines.pack_from,
     "machines": Machines.machines,
 }
