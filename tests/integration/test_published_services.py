@@ -175,3 +175,4 @@ def test_the_sdk_publishes_and_withdraws(live: Live, web: dict[str, Any]) -> Non
     assert client.network.set_egress(web["container_id"], True).egress is True
     assert [each.name for each in client.network.names()] == ["web"]
     assert [each.ip_address for each in client.network.allocations()] == [web["ip_address"]]
+    client.close()
