@@ -336,7 +336,9 @@ class Platform(Protocol):
     async def delete_key(self, tenant_id: str, key_id: str) -> None: ...
 
     async def system(self) -> dict[str, Any]:
-        """{version, node_id, started_at, uptime_s, features: {name: {available, reason}}, redis: {available}}."""
+        """{version, node_id, started_at, uptime_s, features: {name: {available, reason}}, redis: {available,
+        durable (null: not known), detail}}.
+        """
         ...
 
     def metrics(self) -> bytes:

@@ -14,6 +14,8 @@ from functools import partial
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
+
 from pool import api
 from pool.announcer import Announcer, operation_update
 from pool.api import Caller, Served, Target
@@ -62,6 +64,7 @@ from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.settings import Settings
 from quilt_fn.states import FunctionState, InvocationStatus
 from runtime.api import Call, FunctionRuntime, Progress
+from runtime.doctor.redis_durability import judge
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +135,7 @@ class Platform:
         self._registry.attached_of = self.volumes.attached
         self.container_archives = ContainerArchives(self.containers, runtime.containers, self.operations)
         self.volumes.add_users(self._functions_with_volume)
+        self._durable: tuple[bool | None, str] = (None, "not asked yet")
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -141,6 +145,9 @@ class Platform:
         self._registry.incarnation = self._container_registry.incarnation = self.events.incarnation = (
             self.replays.incarnation
         ) = incarnation
+        self._durable = await self._durability()
+        if self._durable[0] is False:
+            log.warning("this Redis may forget what was answered as done: %s", self._durable[1])
         await self._keys.load()
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
@@ -182,6 +189,14 @@ class Platform:
             log.warning("Redis is away at the end; %d records are lost: %s", self._records.waiting, error)
         self._logs.close()
         await self._link.close()
+
+    async def _durability(self) -> tuple[bool | None, str]:
+        """As runtime.doctor.redis_durability.judge."""
+        try:
+            found = await self._link.run(self._link.client.config_get("append*"))
+        except ResponseError:
+            return judge(None)
+        return judge({_text(name): _text(value) for name, value in found.items()})
 
     def _container_memory(self, tenant_id: str) -> dict[str, int]:
         return {
@@ -390,11 +405,15 @@ class Platform:
             "started_at": iso(self._started_at),
             "uptime_s": round(self._clock.wall() - self._started_at, 3),
             "features": self._runtime.features(),
-            "redis": {"available": self._link.up},
+            "redis": {"available": self._link.up, "durable": self._durable[0], "detail": self._durable[1]},
         }
 
     def metrics(self) -> bytes:
         return self._metrics.text()
+
+
+def _text(raw: str | bytes) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw
 
 
 def _refuse(entry: FunctionEntry) -> Target | None:

@@ -13,8 +13,8 @@ from tests.integration.live import Live
 
 CGROUPS = Path("/sys/fs/cgroup")
 DEAD_CONNECTIONS = 3
-RECEIPTS = ("quilt:{operations:", "quilt:container-tenants", "quilt:volume-tenants")
-"""Keys that tell what was, and are meant to stay: receipts of operations, and which tenants had what."""
+RECEIPTS = ("quilt:{operations:", "quilt:{replays:", "quilt:container-tenants", "quilt:volume-tenants")
+"""Keys that are meant to stay: receipts of operations, answers of idempotency keys, and which tenants had what."""
 
 
 def parents() -> dict[int, int]:
