@@ -98,7 +98,7 @@ class Services:
         for each in await self.list.aio(container):
             if service in (each.name, each.service_id):
                 path = await _path(self._client, each.container_id, f"services/{each.service_id}")
-                await self._client._json("DELETE", path, safe=True)
+                await self._client._nothing("DELETE", path)
                 return
         raise ServiceNotFound(f"the container publishes no service {service!r}")
 

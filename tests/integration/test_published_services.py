@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from quilt_fn.client import Client
+from quilt_fn.errors import ServiceNotFound
 from tests.integration.live import Live, wait_for
 
 SERVER = """
@@ -156,3 +158,21 @@ def test_services_end_with_their_time_and_their_container(live: Live) -> None:
     live.ok("DELETE", f"/api/containers/{made['container_id']}")
     wait_for(lambda: live.redis("EXISTS", "quilt:services").strip() == "0" or made["container_id"] not in
              live.redis("HGETALL", "quilt:services"), "the last of its services to go")  # fmt: skip
+
+
+def test_the_sdk_publishes_and_withdraws(live: Live, web: dict[str, Any]) -> None:
+    client = Client(url=f"http://127.0.0.1:{live.port}", api_key=live.key)
+    made = client.services.publish("web", "sdk", 8000)
+    assert live.ask("GET", f"{made.path}?token={made.token}", key=None).status == 200
+    assert made.service_id in [each.service_id for each in client.services.list("web")]
+    client.services.withdraw("web", "sdk")
+    assert live.ask("GET", made.path, key=None).code == "SERVICE_NOT_FOUND"
+    with pytest.raises(ServiceNotFound):
+        client.services.withdraw("web", "sdk")
+    assert client.network.get("web").ip_address == web["ip_address"]
+    assert client.network.set_egress("web", False).egress is False
+    assert client.network.diagnose("web").healthy
+    assert client.network.set_egress(web["container_id"], True).egress is True
+    assert [each.name for each in client.network.names()] == ["web"]
+    assert [each.ip_address for each in client.network.allocations()] == [web["ip_address"]]
+    client.close()
