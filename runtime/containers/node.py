@@ -11,24 +11,29 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from quilt_fn.errors import ContainerNotRunning, ImageNotFound, InvalidValue, QuiltError, VolumeNotFound
 from runtime.containers.api import Containers, ContainerSpec
 from runtime.containers.live import Live
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
+from runtime.volumes.archives import ARCHIVE_TIMEOUT_S, Archives, Ask
+from runtime.volumes.store import told
 
 STOP_LOOK_S = 0.02
 USAGE = ("memory_bytes", "memory_peak_bytes", "cpu_seconds", "pids", "oom_kills")
 START_TIMEOUT_S = 30.0
+HINT = "`quilt images list` shows what there is"
 
 
 class NodeContainers:
     """See runtime.containers.api.Containers for the contract of each method."""
 
-    def __init__(self, spawner: SpawnerClient) -> None:
+    def __init__(self, spawner: SpawnerClient, has_image: Callable[[str], bool]) -> None:
         self._spawner = spawner
+        self._has_image = has_image
+        self._archives = Archives()
         self._live: dict[str, Live] = {}
         self._stopping: set[str] = set()
         self._gone: list[Callable[[str, str], None]] = []
@@ -55,7 +60,8 @@ class NodeContainers:
             if what == "target":
                 raise InvalidValue(error.message) from error
             if error.kind == "absent":
-                raise ImageNotFound(error.message, hint="`quilt images list` shows what there is") from error
+                hint = f"`quilt images build {spec.image}` builds it" if what == "build" else HINT
+                raise ImageNotFound(error.message, hint=hint) from error
             raise
         return self._joined(spec.container_id, spec.tenant_id, answer, fds)
 
@@ -121,6 +127,25 @@ class NodeContainers:
             if error.kind == "refused":
                 raise InvalidValue(error.message, details=error.details) from error
             raise
+
+    async def unpack(self, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]) -> tuple[int, int]:
+        done = await self._archives.into(self._archive("unpack_into", container_id, path=path, strip=strip), body)
+        return int(done["entries"]), int(done["bytes"])
+
+    def pack(self, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
+        return self._archives.out_of(self._archive("pack_from", container_id, path=path, zipped=zipped))
+
+    def _archive(self, op: str, container_id: str, **how: Any) -> Ask:
+        async def ask(fds: list[int]) -> dict[str, Any]:
+            try:
+                answer, _ = await self._spawner.request(
+                    op, fds, container=container_id, timeout_s=ARCHIVE_TIMEOUT_S, **how
+                )
+            except SpawnerFailed as error:
+                raise told(error) from error
+            return answer
+
+        return ask
 
     async def usage(self, container_id: str) -> dict[str, Any]:
         answer = await self._of_running("usage", container_id)
@@ -195,7 +220,7 @@ class NodeContainers:
             await self._forget(container_id)
 
     def has_image(self, name: str) -> bool:
-        return name == "host"
+        return self._has_image(name)
 
     def health(self) -> str | None:
         """Why containers can't be started now; None where they can."""

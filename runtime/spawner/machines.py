@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import images, roots, sandbox, tenants, volume_mounts
+from runtime.spawner import container_archives, image_names, images, roots, sandbox, tenants, volume_mounts
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.names import Config, checked, write_json
@@ -47,8 +47,8 @@ class Machines(Context):
             raise Refused("network must be bridge or none")
         attached = volume_mounts.checked_list(message.get("volumes", []))
         limits = limits_of(message)
-        image = images.named(self.config, message.get("image"))
         meta = read_meta(self.config, ctr)
+        image = image_names.named(self.config, message.get("image"), meta["image"] if meta else None)
         if meta and (meta["tenant"] != tenant or same_process(meta)):
             raise Refused(f"container {ctr} runs already, or is another tenant's")
         folder = self.config.machine(ctr)
@@ -59,6 +59,7 @@ class Machines(Context):
             about = {"tenant": tenant, "image": image.folder, "guest": guest, "hostname": hostname, "pid": 0,
                      "started": ""}  # fmt: skip
             write_json(folder / "meta.json", about)
+            image_names.still_there(self.config, image)
             self.groups.make(ctr, limits, freezer=True)
             if network == "bridge":
                 namespace, address = self.networks.containers.attach(ctr, tenant)
@@ -75,6 +76,7 @@ class Machines(Context):
             inside = sandbox.Inside(
                 arguments=("serve", "--strict") if message.get("strict") else ("serve",),
                 hostname=hostname, terminals=True, address=address,
+                nameserver=self.networks.containers.gateway if address else None,
             )  # fmt: skip
             pid = sandbox.boot(root, base, namespace, self.groups, ctr, inside)
             write_json(folder / "meta.json", {**about, "pid": pid, "started": started_at(pid), "address": address})
@@ -134,15 +136,6 @@ class Machines(Context):
         self.groups.make(ctr, limits, freezer=True)
         return {}, []
 
-    def egress(self, message: Message, fds: list[int]) -> Answer:
-        """{container, tenant, egress} → {}: whether it reaches the world outside, now and at its next starts."""
-        ctr, tenant = checked("container", message.get("container")), checked("tenant", message.get("tenant"))
-        egress = message.get("egress")
-        if not isinstance(egress, bool):
-            raise Refused("egress must be true or false")
-        self.networks.containers.set_egress(ctr, tenant, egress)
-        return {}, []
-
     def usage(self, message: Message, fds: list[int]) -> Answer:
         """{container} → {memory_bytes, memory_peak_bytes, cpu_seconds, pids, oom_kills}."""
         ctr, _ = self._running(message)
@@ -160,6 +153,14 @@ class Machines(Context):
         base = tenants.base_id(self.config, meta["tenant"])
         found = [p for p in listed(self.groups.processes(ctr), base) if p["pid"] > after]
         return {"processes": found[:PAGE], "more": len(found) > PAGE}, []
+
+    def unpack_into(self, message: Message, fds: list[int]) -> Answer:
+        """{container, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below `path` of one that runs."""
+        return container_archives.unpack(self._running(message)[1]["pid"], message, fds), []
+
+    def pack_from(self, message: Message, fds: list[int]) -> Answer:
+        """{container, path, zipped}, [pipe] → {entries, skipped}: what is at `path` of one that runs."""
+        return container_archives.pack(self._running(message)[1]["pid"], message, fds), []
 
     def machines(self, message: Message, fds: list[int]) -> Answer:
         """{after} → {machines: [{container, tenant, alive}], more}: in the order of their ids, at most 200."""
@@ -240,8 +241,9 @@ TABLE: dict[str, Callable[[Machines, Message, list[int]], Answer]] = {
     "freeze": Machines.freeze,
     "thaw": Machines.thaw,
     "resize": Machines.resize,
-    "egress": Machines.egress,
     "usage": Machines.usage,
     "processes": Machines.processes,
+    "unpack_into": Machines.unpack_into,
+    "pack_from": Machines.pack_from,
     "machines": Machines.machines,
 }

@@ -18,8 +18,10 @@ from typing import Any
 from runtime.spawner import (
     bundles,
     checkpoint,
+    debian,
     disks,
     facts,
+    image_operations,
     images,
     kernel,
     layers,
@@ -280,8 +282,10 @@ class Operations(Context):
         missing = {}
         if not self.config.criu:
             missing["criu"] = "CRIU is not installed: instances are booted or forked, never restored"
-        if self.networks.reason:
-            missing["network"] = self.networks.reason
+        containers = self.networks.containers
+        reasons = (self.networks.reason, containers.reason, containers.egress_reason)
+        if any(reasons):
+            missing["network"] = "; ".join(reason for reason in reasons if reason)
         if disks.missing():
             missing["volume_limits"] = disks.missing()
         if unlimited := self.groups.swap_unlimited():
@@ -368,7 +372,7 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
 
 def collect(config: Config) -> None:
     """At the spawner's start: remove images and guests that nothing stands on any more."""
-    used = {images.host(config), images.guest(config)}
+    used = {images.host(config), images.guest(config), *debian.kept(config)}
     for pattern in ("containers/*/meta.json", "snapshots/*/manifest.json"):
         for path in config.state.glob(pattern):
             raw = json.loads(path.read_text())
@@ -424,4 +428,5 @@ TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
     "about": Operations.about,
     "facts": Operations.facts,
     **volumes.TABLE,
+    **image_operations.TABLE,
 }
