@@ -18,6 +18,7 @@ from runtime.api import Built, Progress, VersionSpec, WayDown
 from runtime.bundle_store import BundleStore
 from runtime.containers.node import NodeContainers
 from runtime.instance import LiveInstance
+from runtime.network.node import NodeNetwork
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.templates import TemplateGone
 from runtime.versions import Version
@@ -33,6 +34,7 @@ class NodeRuntime:
         self.volumes = NodeVolumes(self.spawner)
         self.bundles = BundleStore(settings.node_dir / "bundles")
         self.containers = NodeContainers(self.spawner)
+        self.network = NodeNetwork(self.spawner)
         self.facts: dict[str, Any] = {}
         self.cgroup = ""
         self.missing: dict[str, str] = {}
@@ -178,5 +180,6 @@ class NodeRuntime:
             await asyncio.wait([self._evicting])
         for version in self._versions.values():
             await version.close(keep_template=True)
+        await self.network.close()
         await self.containers.close()
         await self.spawner.close()

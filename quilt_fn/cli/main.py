@@ -32,6 +32,8 @@ COMMANDS = {
     "containers": Where("quilt_fn.cli.containers:containers", "Create, list, stop and delete containers."),
     "operations": Where("quilt_fn.cli.operations:operations", "List, show, wait for and cancel operations."),
     "events": Where("quilt_fn.cli.operations:events", "Print what happens, as it happens."),
+    "network": Where("quilt_fn.cli.network:network", "Addresses, names and egress of containers."),
+    "services": Where("quilt_fn.cli.network:services", "Publish a container's port, and withdraw it."),
     "keys": Where("quilt_fn.cli.keys:keys", "List, make and delete API keys."),
     "volumes": Where("quilt_fn.cli.volumes:volumes", "List, make and delete volumes, and see what is in them."),
     "cp": Where("quilt_fn.cli.cp:cp", "Copy files and folders to and from volumes."),

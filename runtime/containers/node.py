@@ -12,13 +12,15 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from quilt_fn.errors import ContainerNotRunning, ImageNotFound, InvalidValue, QuiltError, VolumeNotFound
 from runtime.containers.api import Containers, ContainerSpec
 from runtime.containers.live import Live
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
+from runtime.volumes.archives import ARCHIVE_TIMEOUT_S, Archives, Ask
+from runtime.volumes.store import told
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class NodeContainers:
 
     def __init__(self, spawner: SpawnerClient) -> None:
         self._spawner = spawner
+        self._archives = Archives()
         self._live: dict[str, Live] = {}
         self._stopping: set[str] = set()
         self._gone: list[Callable[[str, str], None]] = []
@@ -125,6 +128,25 @@ class NodeContainers:
             if error.kind == "refused":
                 raise InvalidValue(error.message, details=error.details) from error
             raise
+
+    async def unpack(self, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]) -> tuple[int, int]:
+        done = await self._archives.into(self._archive("unpack_into", container_id, path=path, strip=strip), body)
+        return int(done["entries"]), int(done["bytes"])
+
+    def pack(self, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
+        return self._archives.out_of(self._archive("pack_from", container_id, path=path, zipped=zipped))
+
+    def _archive(self, op: str, container_id: str, **how: Any) -> Ask:
+        async def ask(fds: list[int]) -> dict[str, Any]:
+            try:
+                answer, _ = await self._spawner.request(
+                    op, fds, container=container_id, timeout_s=ARCHIVE_TIMEOUT_S, **how
+                )
+            except SpawnerFailed as error:
+                raise told(error) from error
+            return answer
+
+        return ask
 
     async def usage(self, container_id: str) -> dict[str, Any]:
         answer = await self._of_running("usage", container_id)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import images, roots, sandbox, tenants, volume_mounts
+from runtime.spawner import container_archives, images, roots, sandbox, tenants, volume_mounts
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.names import Config, checked, write_json
@@ -86,6 +86,7 @@ class Machines(Context):
             inside = sandbox.Inside(
                 arguments=("serve", "--strict") if strict else ("serve",),
                 hostname=hostname, terminals=True, address=address,
+                nameserver=self.networks.containers.gateway if address else None,
             )  # fmt: skip
             pid = sandbox.boot(root, base, namespace, self.groups, ctr, inside)
             write_json(folder / "meta.json", {**about, "pid": pid, "started": started_at(pid), "address": address})
@@ -147,15 +148,6 @@ class Machines(Context):
         self.groups.make(ctr, limits, freezer=True)
         return {}, []
 
-    def egress(self, message: Message, fds: list[int]) -> Answer:
-        """{container, tenant, egress} → {}: whether it reaches the world outside, now and at its next starts."""
-        ctr, tenant = checked("container", message.get("container")), checked("tenant", message.get("tenant"))
-        egress = message.get("egress")
-        if not isinstance(egress, bool):
-            raise Refused("egress must be true or false")
-        self.networks.containers.set_egress(ctr, tenant, egress)
-        return {}, []
-
     def usage(self, message: Message, fds: list[int]) -> Answer:
         """{container} → {memory_bytes, memory_peak_bytes, cpu_seconds, pids, oom_kills}."""
         ctr, _ = self._running(message)
@@ -180,6 +172,14 @@ class Machines(Context):
                 break
             page.append(process)
         return {"processes": page, "more": len(page) < len(found)}, []
+
+    def unpack_into(self, message: Message, fds: list[int]) -> Answer:
+        """{container, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below `path` of one that runs."""
+        return container_archives.unpack(self._running(message)[1]["pid"], message, fds), []
+
+    def pack_from(self, message: Message, fds: list[int]) -> Answer:
+        """{container, path, zipped}, [pipe] → {entries, skipped}: what is at `path` of one that runs."""
+        return container_archives.pack(self._running(message)[1]["pid"], message, fds), []
 
     def machines(self, message: Message, fds: list[int]) -> Answer:
         """{after} → {machines: [{container, tenant, alive}], more}: in the order of their ids, at most 200."""
@@ -275,8 +275,9 @@ TABLE: dict[str, Callable[[Machines, Message, list[int]], Answer]] = {
     "freeze": Machines.freeze,
     "thaw": Machines.thaw,
     "resize": Machines.resize,
-    "egress": Machines.egress,
     "usage": Machines.usage,
     "processes": Machines.processes,
+    "unpack_into": Machines.unpack_into,
+    "pack_from": Machines.pack_from,
     "machines": Machines.machines,
 }

@@ -278,8 +278,10 @@ class Operations(Context):
         missing = {}
         if not self.config.criu:
             missing["criu"] = "CRIU is not installed: instances are booted or forked, never restored"
-        if self.networks.reason:
-            missing["network"] = self.networks.reason
+        containers = self.networks.containers
+        reasons = (self.networks.reason, containers.reason, containers.egress_reason)
+        if any(reasons):
+            missing["network"] = "; ".join(reason for reason in reasons if reason)
         if disks.missing():
             missing["volume_limits"] = disks.missing()
         return {"facts": facts.facts(self.config), "cgroup": "v2" if self.groups.v2 else "v1", "missing": missing}, []

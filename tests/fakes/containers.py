@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from quilt_fn.errors import Conflict, ContainerNotRunning, NotFound, QuiltError
@@ -98,6 +98,14 @@ class FakeContainers:
 
     def on_gone(self, callback: Callable[[str, str], None]) -> None:
         self._gone.append(callback)
+
+    async def unpack(self, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]) -> tuple[int, int]:
+        self.asked.append(f"unpack {container_id} {path}")
+        return 1, len(b"".join([piece async for piece in body]))
+
+    async def pack(self, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
+        self.asked.append(f"pack {container_id} {path}")
+        yield b"packed"
 
     async def start(self, spec: ContainerSpec) -> FakeLive:
         self.asked.append(f"start {spec.container_id}")

@@ -70,6 +70,11 @@ class FakeMachine:
     user: NodeUser | str = field(default_factory=lambda: NodeUser(999, 999))
     criu_argv: list[str] | None = field(default_factory=lambda: ["criu"])
 
+    redis_says: tuple[bool | None, str] = (True, "append-only file, fsync always")
+
+    def redis(self, url: str) -> tuple[bool | None, str]:
+        return self.redis_says
+
     def uid(self) -> int:
         return self.user_id
 
