@@ -14,6 +14,7 @@ from gateway import (
     containers,
     events,
     functions,
+    images,
     invocations,
     keys,
     network,
@@ -46,6 +47,7 @@ CONCERNS: tuple[Concern, ...] = (
     operations.CONCERN,
     events.CONCERN,
     volumes.CONCERN,
+    images.CONCERN,
 )
 FUNCTION = "/api/functions/{function_id}"
 ROUTES: tuple[Route, ...] = (

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pool.commands import Commands
     from pool.containers.archives import ContainerArchives
     from pool.containers.service import ContainerService
+    from pool.images import ImageService
     from pool.network.api import NetworkService, Published
     from pool.terminals import Terminals
     from pool.volumes.api import Volumes
@@ -235,6 +236,9 @@ class Platform(Protocol):
 
     @property
     def volumes(self) -> Volumes: ...
+
+    @property
+    def images(self) -> ImageService: ...
 
     @property
     def network(self) -> NetworkService: ...

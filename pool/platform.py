@@ -29,6 +29,7 @@ from pool.deploy import Deployer
 from pool.events import Events
 from pool.executor import RuntimeExecutor
 from pool.functions import ASKED_PAUSED, FunctionEntry, checked_spec, function_record
+from pool.images import ImageService
 from pool.invoking import Invoker
 from pool.leases import Lease
 from pool.log_files import LogFiles
@@ -123,6 +124,7 @@ class Platform:
             self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days,
             on_change=partial(operation_update, self.events),
         )  # fmt: skip
+        self.images = ImageService(runtime.images, self.operations)
         self._announcer = Announcer(self.events, self._registry, self._pools)
         self._registry.on_change = self._announcer.function
         self._container_registry.on_change.append(self._announcer.container)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from quilt_fn.containers import Containers
+    from quilt_fn.images import Images
     from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
     from quilt_fn.model.invocation import InvocationRecord
     from quilt_fn.network import Network, Services
@@ -90,6 +91,12 @@ class Client:
         from quilt_fn.containers import Containers
 
         return Containers(self)
+
+    @property
+    def images(self) -> Images:
+        from quilt_fn.images import Images
+
+        return Images(self)
 
     @property
     def network(self) -> Network:

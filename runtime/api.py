@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from quilt_fn.states import StartKind
 from runtime.containers.api import Attached, Containers
+from runtime.images import Images
 from runtime.network.api import Network
 from runtime.volumes.api import VolumeStore
 
@@ -172,6 +173,9 @@ class FunctionRuntime(Protocol):
 
     @property
     def volumes(self) -> VolumeStore: ...
+
+    @property
+    def images(self) -> Images: ...
 
     @property
     def network(self) -> Network: ...

@@ -17,6 +17,7 @@ from runtime import templates
 from runtime.api import Built, Progress, VersionSpec, WayDown
 from runtime.bundle_store import BundleStore
 from runtime.containers.node import NodeContainers
+from runtime.images import NodeImages
 from runtime.instance import LiveInstance
 from runtime.network.node import NodeNetwork
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
@@ -33,7 +34,8 @@ class NodeRuntime:
         self.spawner = SpawnerClient(settings.spawner_socket)
         self.volumes = NodeVolumes(self.spawner)
         self.bundles = BundleStore(settings.node_dir / "bundles")
-        self.containers = NodeContainers(self.spawner)
+        self.images = NodeImages(self.spawner)
+        self.containers = NodeContainers(self.spawner, self.images.is_ready)
         self.network = NodeNetwork(self.spawner)
         self.facts: dict[str, Any] = {}
         self.cgroup = ""
@@ -46,6 +48,7 @@ class NodeRuntime:
         await self.spawner.start()
         answer, _ = await self.spawner.request("facts")
         self.facts, self.cgroup, self.missing = answer["facts"], answer["cgroup"], answer["missing"]
+        await self.images.list()
 
     def _version(self, spec: VersionSpec) -> Version:
         version = self._versions.get(spec.key)
@@ -128,7 +131,12 @@ class NodeRuntime:
             "criu": {"available": criu is not None, "version": criu, "reason": self.missing.get("criu")},
             "cgroup": {"available": True, "version": self.cgroup, "reason": None},
             "network": {"available": network is None, "reason": network},
-            "images": {"available": True, "images": ["host"], "python": self.facts.get("python"), "reason": None},
+            "images": {
+                "available": True,
+                "images": sorted(self.images.ready),
+                "python": self.facts.get("python"),
+                "reason": None,
+            },
         }
 
     async def keep_only(self, specs: list[VersionSpec]) -> list[str]:

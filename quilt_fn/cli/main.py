@@ -30,6 +30,7 @@ COMMANDS = {
     "exec": Where("quilt_fn.cli.exec:exec_", "Run a command in a container."),
     "shell": Where("quilt_fn.cli.shell:shell", "Open a terminal in a container."),
     "containers": Where("quilt_fn.cli.containers:containers", "Create, list, stop and delete containers."),
+    "images": Where("quilt_fn.cli.images:images", "List, build and delete images."),
     "operations": Where("quilt_fn.cli.operations:operations", "List, show, wait for and cancel operations."),
     "events": Where("quilt_fn.cli.operations:events", "Print what happens, as it happens."),
     "network": Where("quilt_fn.cli.network:network", "Addresses, names and egress of containers."),

@@ -28,13 +28,15 @@ STOP_LOOK_S = 0.02
 USAGE = ("memory_bytes", "memory_peak_bytes", "cpu_seconds", "pids", "oom_kills")
 START_TIMEOUT_S = 30.0
 ADOPTED_AT_ONCE = 16
+HINT = "`quilt images list` shows what there is"
 
 
 class NodeContainers:
     """See runtime.containers.api.Containers for the contract of each method."""
 
-    def __init__(self, spawner: SpawnerClient) -> None:
+    def __init__(self, spawner: SpawnerClient, has_image: Callable[[str], bool]) -> None:
         self._spawner = spawner
+        self._has_image = has_image
         self._archives = Archives()
         self._live: dict[str, Live] = {}
         self._stopping: set[str] = set()
@@ -62,7 +64,8 @@ class NodeContainers:
             if what == "target":
                 raise InvalidValue(error.message) from error
             if error.kind == "absent":
-                raise ImageNotFound(error.message, hint="`quilt images list` shows what there is") from error
+                hint = f"`quilt images build {spec.image}` builds it" if what == "build" else HINT
+                raise ImageNotFound(error.message, hint=hint) from error
             raise
         return self._joined(spec.container_id, spec.tenant_id, answer, fds)
 
@@ -231,7 +234,7 @@ class NodeContainers:
             await self._forget(container_id)
 
     def has_image(self, name: str) -> bool:
-        return name == "host"
+        return self._has_image(name)
 
     def health(self) -> str | None:
         """Why containers can't be started now; None where they can."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import container_archives, images, roots, sandbox, tenants, volume_mounts
+from runtime.spawner import container_archives, image_names, images, roots, sandbox, tenants, volume_mounts
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.names import Config, checked, write_json
@@ -51,17 +51,17 @@ class Machines(Context):
             raise Refused("network must be bridge or none")
         attached = volume_mounts.checked_list(message.get("volumes", []))
         limits = limits_of(message)
-        image = images.named(self.config, message.get("image"))
         with alone(self.config, ctr):
+            meta = read_meta(self.config, ctr)
+            image = image_names.named(self.config, message.get("image"), meta["image"] if meta else None)
+            if meta and (meta["tenant"] != tenant or same_process(meta)):
+                raise Refused(f"container {ctr} runs already, or is another tenant's")
             return self._start(ctr, tenant, hostname, network, attached, limits, image, bool(message.get("strict")))
 
     def _start(
         self, ctr: str, tenant: str, hostname: str, network: str, attached: list[volume_mounts.Attached],
-        limits: Limits, image: images.Image, strict: bool,
+        limits: Limits, image: image_names.Image, strict: bool,
     ) -> Answer:  # fmt: skip
-        meta = read_meta(self.config, ctr)
-        if meta and (meta["tenant"] != tenant or same_process(meta)):
-            raise Refused(f"container {ctr} runs already, or is another tenant's")
         folder = self.config.machine(ctr)
         folder.mkdir(parents=True, exist_ok=True)
         base = tenants.base_id(self.config, tenant)
@@ -70,6 +70,7 @@ class Machines(Context):
             about = {"tenant": tenant, "image": image.folder, "guest": guest, "hostname": hostname, "pid": 0,
                      "started": ""}  # fmt: skip
             write_json(folder / "meta.json", about)
+            image_names.still_there(self.config, image)
             self.groups.make(ctr, limits, freezer=True)
             if network == "bridge":
                 namespace, address = self.networks.containers.attach(ctr, tenant)

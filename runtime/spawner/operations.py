@@ -18,8 +18,10 @@ from typing import Any
 from runtime.spawner import (
     bundles,
     checkpoint,
+    debian,
     disks,
     facts,
+    image_operations,
     images,
     kernel,
     layers,
@@ -366,7 +368,7 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
 
 def collect(config: Config) -> None:
     """At the spawner's start: remove images and guests that nothing stands on any more."""
-    used = {images.host(config), images.guest(config)}
+    used = {images.host(config), images.guest(config), *debian.kept(config)}
     for pattern in ("containers/*/meta.json", "snapshots/*/manifest.json"):
         for path in config.state.glob(pattern):
             raw = json.loads(path.read_text())
@@ -422,4 +424,5 @@ TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
     "about": Operations.about,
     "facts": Operations.facts,
     **volumes.TABLE,
+    **image_operations.TABLE,
 }
