@@ -127,6 +127,7 @@ class Platform:
         self.images = ImageService(runtime.images, self.operations)
         self._announcer = Announcer(self.events, self._registry, self._pools)
         self._registry.on_change = self._announcer.function
+        self._container_registry.on_change.append(self._announcer.container)
         self._records.on_ended = self._announcer.invocation
         self._volume_registry = VolumeRegistry(self._link)
         self.volumes = Volumes(self._volume_registry, runtime.volumes, self.operations, clock.wall)

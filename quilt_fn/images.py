@@ -42,4 +42,7 @@ class Images:
     @both
     async def delete(self, name: str) -> None:
         """Raises ImageNotFound, and Conflict while containers stand on it."""
-        await self._client._json("DELETE", f"/api/images/{quote(name, safe='')}")
+        from quilt_fn.transport import Request
+
+        async with self._client._send(Request("DELETE", f"/api/images/{quote(name, safe='')}")) as reply:
+            await reply.read()

@@ -180,9 +180,10 @@ class Containers(Protocol):
         """Change the limits in force."""
         ...
 
-    async def adopt(self, tenant_ids: Mapping[str, str]) -> None:
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, str]:
         """At start: connect again to what runs of `tenant_ids` (container id → tenant id); end and remove every other
-        user container.
+        user container. Why those that do not run have ended, by id: as `on_gone` says it, or `platform_ended` where
+        nothing was left of them.
         """
         ...
 

@@ -130,6 +130,9 @@ class Cgroups:
                         return int(line.split()[1])
         return 0
 
+    def there(self, name: str) -> bool:
+        return any((base / name).exists() for base in self.bases)
+
     def processes(self, name: str) -> set[int]:
         found: set[int] = set()
         for base in self.bases:

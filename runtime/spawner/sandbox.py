@@ -87,8 +87,10 @@ def boot(root: Path, base: int, network: int, groups: Cgroups, group: str, insid
         _expect(report_r, "unshared")
         tenants.write_maps(middle, base)
         os.write(go_w, b"1")
-        pid = int(_expect(report_r, "pid").split()[1])
-        rest = os.read(report_r, 4096).decode()  # init's exec closes the pipe; words come only where it failed
+        # Init's exec closes the pipe; words come only where it failed, and maybe with the pid in one go.
+        number, _, rest = _expect(report_r, "pid").removeprefix("pid ").partition("!")
+        pid = int(number)
+        rest = rest or os.read(report_r, 4096).decode()
         if rest:
             raise Refused(f"the sandbox could not be entered: {rest.lstrip('!')}", "failed")
         return pid

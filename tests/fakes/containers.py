@@ -85,6 +85,8 @@ class FakeContainers:
         self.fail_starts: QuiltError | None = None
         self.hold: asyncio.Event | None = None
         self.oom_kills = 0
+        self.ended: dict[str, str] = {}
+        """Why an init has ended, for the next node that asks."""
         self._gone: list[Callable[[str, str], None]] = []
         self._pids = itertools.count(1000)
 
@@ -153,10 +155,11 @@ class FakeContainers:
             }
         ]
 
-    async def adopt(self, tenant_ids: Mapping[str, str]) -> None:
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, str]:
         for container_id in list(self.live):
             if container_id not in tenant_ids:
                 await self.delete(container_id)
+        return {ctr: self.ended.get(ctr, "platform_ended") for ctr in tenant_ids if ctr not in self.live}
 
     def die(self, container_id: str, reason: str) -> None:
         del self.live[container_id]
