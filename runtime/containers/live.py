@@ -86,9 +86,22 @@ class Live:
                     log.info("container %s: %s", self.container_id, error.message)
                     continue
                 self._connect(sock)
+                await self._catch_up()
                 return
         finally:
             self._rejoining = None
+
+    async def _catch_up(self) -> None:
+        """The command may have ended while nobody was connected."""
+        if self.link is None:
+            return
+        try:
+            seen = await self.link.status()
+        except QuiltError as error:
+            log.info("container %s: %s", self.container_id, error.message)
+            return
+        if seen.main_exit is not None:
+            self.on_main_exit(seen.main_exit)
 
     async def close(self) -> None:
         """Let go of it: nothing is ended. Idempotent."""
