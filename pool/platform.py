@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from pool import api
+from pool import api, tasks
 from pool.announcer import Announcer, operation_update
 from pool.api import Caller, Served, Target
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
@@ -177,9 +177,7 @@ class Platform:
         await self.terminals.close()
         self.commands.close()
         await self.containers.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         closing = Unavailable("this node is shutting down", retry_after=1)
         await self._pools.close(self._settings.shutdown_seconds, closing)
         await self._invoker.close()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from pool import tasks
 from pool.clock import Clock, iso
 from pool.containers import policy
 from pool.containers.entry import ContainerEntry, main_command, runtime_spec
@@ -336,9 +337,7 @@ class Lifecycle:
 
     async def close(self) -> None:
         """End what goes on by itself. Containers run on."""
-        for task in builtins.list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
 
 
 async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:

@@ -56,7 +56,8 @@ class Live:
     async def ended(self, timeout_s: float) -> bool:
         """Whether init ends within that time."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
         return self._ended.is_set()
 
     def memory_bytes(self) -> int | None:
