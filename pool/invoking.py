@@ -14,9 +14,11 @@ from time import perf_counter
 
 from pool.api import Served, Target
 from pool.clock import Clock
-from pool.dispatcher import Slot, Turn, VersionPool, Waiter
+from pool.dispatcher import VersionPool
 from pool.records import INLINE_BYTES, Ended, Records
+from pool.slots import Slot
 from pool.stats import NodeStats
+from pool.waiting import Turn, Waiter
 from quilt_fn.errors import FunctionFailed, InvocationTimeout, QuiltError
 from quilt_fn.states import InvocationStatus, StartKind
 from runtime.api import Call, Failure, Outcome

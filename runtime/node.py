@@ -126,10 +126,11 @@ class NodeRuntime:
 
     def features(self) -> dict[str, dict[str, Any]]:
         criu = self.facts.get("criu")
-        network = self.missing.get("network")
+        network, swap = self.missing.get("network"), self.missing.get("swap_limit")
         return {
             "criu": {"available": criu is not None, "version": criu, "reason": self.missing.get("criu")},
             "cgroup": {"available": True, "version": self.cgroup, "reason": None},
+            "swap_limit": {"available": swap is None, "reason": swap},
             "network": {"available": network is None, "reason": network},
             "images": {
                 "available": True,

@@ -120,6 +120,8 @@ class Operations(Context):
         ctr = checked("container", message.get("container"))
         snp = checked("snapshot", message.get("snapshot"))
         meta = self._meta(ctr)
+        if meta["snapshot"]:
+            raise Refused(f"container {ctr} was restored: its files in {meta['snapshot']} would be lost")
         begun = time.monotonic()
         temporary = self.config.state / "snapshots" / f".{snp}.{os.getpid()}"
         try:
@@ -286,6 +288,8 @@ class Operations(Context):
             missing["network"] = "; ".join(reason for reason in reasons if reason)
         if disks.missing():
             missing["volume_limits"] = disks.missing()
+        if unlimited := self.groups.swap_unlimited():
+            missing["swap_limit"] = unlimited
         return {"facts": facts.facts(self.config), "cgroup": "v2" if self.groups.v2 else "v1", "missing": missing}, []
 
     # --- shared ---------------------------------------------------------------------------------------------------
