@@ -110,7 +110,8 @@ class Machines(Context):
         """
         ctr = checked("container", message.get("container"))
         with alone(self.config, ctr):
-            kills, ran = self.groups.oom_kills(ctr), self.groups.there(ctr)
+            noted = (read_meta(self.config, ctr) or {}).get("oom_kills")
+            kills, ran = noted or self.groups.oom_kills(ctr), noted is not None or self.groups.there(ctr)
             self._halt(ctr)
         return {"oom_kills": kills, "ran": ran}, []
 
@@ -232,8 +233,13 @@ def alive(config: Config) -> set[str]:
     return {ctr for ctr, meta in there(config) if same_process(meta)}
 
 
-def sweep(config: Config) -> None:
-    """Remove what a delete had begun, and folders that a first start had only just made."""
+def sweep(config: Config, groups: Cgroups) -> None:
+    """Remove what a delete had begun, and folders that a first start had only just made. Of one that has ended by
+    itself it is noted why: its group goes next.
+    """
+    for ctr, meta in there(config):
+        if groups.there(ctr) and not same_process(meta):
+            write_json(config.machine(ctr) / "meta.json", {**meta, "oom_kills": groups.oom_kills(ctr)})
     folder = config.state / "machines"
     for path in folder.iterdir() if folder.exists() else []:
         if path.name.startswith(".") or not (path / "meta.json").exists():

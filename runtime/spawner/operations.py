@@ -348,7 +348,7 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
     At the spawner's start every kit is kept: a node that lives on says which are its own when it connects again.
     """
     kept = keep | machines.alive(config)
-    machines.sweep(config)
+    machines.sweep(config, groups)
     folder = config.state / "containers"
     for path in folder.iterdir() if folder.exists() else []:
         try:
