@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pool.clock import Clock, iso
 from pool.containers import policy, readiness
 from pool.containers.entry import ContainerEntry, record
@@ -24,6 +26,7 @@ from quilt_fn.errors import (
     Conflict,
     ContainerNotFound,
     ContainerNotRunning,
+    InvalidValue,
     QuiltError,
     VolumeNotFound,
 )
@@ -209,9 +212,11 @@ class ContainerService:
         """Merge (None takes one out) or replace what new commands get, the next start's own command among them."""
         async with self._change(tenant_id, container_id) as entry:
             merged = {**({} if replace else entry.spec.environment), **values}
-            checked = ContainerCreate.model_validate(
-                entry.spec.model_dump() | {"environment": {k: v for k, v in merged.items() if v is not None}}
-            )
+            whole = {name: value for name, value in merged.items() if value is not None}
+            try:
+                checked = ContainerCreate.model_validate(entry.spec.model_dump() | {"environment": whole})
+            except ValidationError as error:  # each part was checked: together they are too much
+                raise InvalidValue(f"environment: {error.errors()[0]['msg']}") from None
             entry.kept.spec = checked
             await self._registry.move(entry, None)
         return dict(checked.environment)
