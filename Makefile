@@ -14,6 +14,7 @@ up: setup
 	.venv/bin/quilt up
 
 test: setup
+	@tools/setup browser
 	.venv/bin/pytest $(ARGS)
 
 lint: setup

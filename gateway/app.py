@@ -15,8 +15,10 @@ from gateway import (
     events,
     functions,
     guides,
+    images,
     invocations,
     keys,
+    network,
     operations,
     system,
     terminals,
@@ -26,6 +28,7 @@ from gateway.auth import NOBODY, authenticate
 from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
 from gateway.idempotency import once
+from gateway.ingress import INGRESS, INGRESS_PATH, Ingress
 from gateway.invoke import PREFIX, Invoker
 from gateway.limits import RateLimits
 from gateway.responses import NoResponse, gone
@@ -41,9 +44,11 @@ INVOKER = web.AppKey("invoker", Invoker)
 CONCERNS: tuple[Concern, ...] = (
     containers.CONCERN,
     terminals.CONCERN,
+    network.CONCERN,
     operations.CONCERN,
     events.CONCERN,
     volumes.CONCERN,
+    images.CONCERN,
 )
 FUNCTION = "/api/functions/{function_id}"
 ROUTES: tuple[Route, ...] = (
@@ -110,6 +115,8 @@ def build(platform: Platform, settings: Settings) -> web.Application:
     app[INVOKER] = Invoker(services)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _asked(services, route))
+    app[INGRESS] = Ingress(services)
+    app.router.add_route("*", INGRESS_PATH, app[INGRESS].serve)
     app.on_shutdown.append(_closing(services))
     app.on_cleanup.append(_closed(services))
     return app
@@ -171,7 +178,8 @@ def _closing(services: Services) -> Callable[[web.Application], Awaitable[None]]
 
 
 def _closed(services: Services) -> Callable[[web.Application], Awaitable[None]]:
-    async def closed(_app: web.Application) -> None:
+    async def closed(app: web.Application) -> None:
         await services.background.close()
+        await app[INGRESS].close()
 
     return closed

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import Field
 
-from gateway import body, commands
+from gateway import body, commands, container_archives
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.lines import send_lines
@@ -298,6 +298,7 @@ CONCERN = Concern(
         Route("POST", ONE + "/pause", pause, "record; nothing in it runs until it is resumed", answers=ContainerRecord),
         Route("POST", ONE + "/rename", rename, "record", body=Rename, answers=ContainerRecord),
         *commands.ROUTES,
+        *container_archives.ROUTES,
         Route("DELETE", ONE, delete, "`{success, container_id}`; what runs is killed"),
         Route(
             "POST", "/api/elasticity/containers/{container_id}/resize", resize,

@@ -65,7 +65,8 @@ async def _follow(ask: Ask, listener: Listener, response: web.StreamResponse) ->
 
 async def _write(response: web.StreamResponse, frame: bytes) -> None:
     try:
-        await asyncio.wait_for(response.write(frame), WRITE_S)
+        async with asyncio.timeout(WRITE_S):
+            await response.write(frame)
     except TimeoutError:
         raise ConnectionResetError("the client takes nothing") from None
 

@@ -206,7 +206,7 @@ CONCERN = Concern(
     routes=(
         Route(
             "POST", SESSIONS, create, "the session, with the addresses to attach to it and its ticket in them",
-            body=TerminalCreate, answers=TerminalRecord, status=201,
+            body=TerminalCreate, answers=TerminalRecord, status=201, replay="secret",
         ),
         Route("GET", SESSIONS, list_, "`{sessions, next_cursor}`, newest first",
               answers={"sessions": [], "next_cursor": None}),

@@ -80,7 +80,7 @@ async def ls(ask: Ask) -> web.StreamResponse:
     query = ask.request.query
     limit = ask.number("limit", PAGE_DEFAULT, PAGE_MAX)
     return answer(
-        await ask.platform.volumes.ls(ask.tenant_id, ask.path("name"), _path(ask), limit, query.get("cursor"))
+        await ask.platform.volumes.ls(ask.tenant_id, ask.path("name"), place(ask), limit, query.get("cursor"))
     )
 
 
@@ -103,7 +103,7 @@ async def put(ask: Ask) -> web.StreamResponse:
         mode = None if text is None else int(str(mode_bits(text)))
     except ValueError:
         raise invalid_field("mode", 'an octal text such as "644"', text) from None
-    return await _written(ask, ask.path("path"), _raw(ask), mode, 201)
+    return await _written(ask, ask.path("path"), raw(ask), mode, 201)
 
 
 async def _written(ask: Ask, path: str, content: AsyncIterator[bytes], mode: int | None, status: int) -> web.Response:
@@ -111,7 +111,7 @@ async def _written(ask: Ask, path: str, content: AsyncIterator[bytes], mode: int
     return answer(FileWritten(path=path, size=size), status)
 
 
-async def _raw(ask: Ask) -> AsyncIterator[bytes]:
+async def raw(ask: Ask) -> AsyncIterator[bytes]:
     """The body as it comes; a body that ends too early must not pass for the whole."""
     announced, size = ask.request.content_length, 0
     async for piece in body.pieces(ask.request, RAW_LIMIT_BYTES):
@@ -173,13 +173,13 @@ async def remove(ask: Ask) -> web.StreamResponse:
 
 
 async def unpack(ask: Ask) -> web.StreamResponse:
-    done = await ask.platform.volumes.unpack(ask.tenant_id, ask.path("name"), _path(ask), strip(ask), _raw(ask))
+    done = await ask.platform.volumes.unpack(ask.tenant_id, ask.path("name"), place(ask), strip(ask), raw(ask))
     return answer(done)
 
 
 async def pack(ask: Ask) -> web.StreamResponse:
     zipped = gzipped(ask)
-    pieces = await ask.platform.volumes.pack(ask.tenant_id, ask.path("name"), _path(ask), zipped=zipped)
+    pieces = await ask.platform.volumes.pack(ask.tenant_id, ask.path("name"), place(ask), zipped=zipped)
     headers = CIMultiDict({"Content-Type": TAR_GZ if zipped else TAR, "X-Request-Id": ask.request_id})
     return await stream(ask.request, 200, headers, b"", pieces)
 
@@ -200,7 +200,8 @@ def gzipped(ask: Ask) -> bool:
     return text == "tar.gz"
 
 
-def _path(ask: Ask) -> str:
+def place(ask: Ask) -> str:
+    """`path` of the query; "." where it is absent."""
     return ask.request.query.get("path") or "."
 
 

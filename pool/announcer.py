@@ -1,4 +1,4 @@
-"""Says as events what the pool's parts do: functions, pools, invocations, operations.
+"""Says as events what the pool's parts do: functions, pools, invocations, containers, operations.
 
 Not here: the log of events (`pool.events`). What is costly is only said while somebody listens; nothing of it is on the
 hot path: invocations are told of as their records are packed, and pools are looked at once a second.
@@ -10,6 +10,7 @@ import asyncio
 import logging
 
 from pool.api import Events
+from pool.containers.entry import ContainerEntry
 from pool.events import Events as EventLog
 from pool.functions import FunctionEntry
 from pool.pools import Pools
@@ -47,6 +48,18 @@ class Announcer:
             "current_version": entry.current or None,
         }
         self._events.publish(entry.tenant_id, "function_update", data)
+
+    def container(self, entry: ContainerEntry) -> None:
+        kept = entry.kept
+        data = {
+            "container_id": entry.container_id,
+            "name": entry.name,
+            "state": str(entry.state),
+            "exit_code": kept.exit_code,
+            "exit_reason": kept.exit_reason,
+            "restart_count": kept.restart_count,
+        }
+        self._events.publish(entry.tenant_id, "container_update", data)
 
     def invocation(self, ended: Ended) -> None:
         listening = self._events.listening()

@@ -19,7 +19,10 @@ from runtime.api import Call, Outcome, Progress
 
 if TYPE_CHECKING:
     from pool.commands import Commands
+    from pool.containers.archives import ContainerArchives
     from pool.containers.service import ContainerService
+    from pool.images import ImageService
+    from pool.network.api import NetworkService, Published
     from pool.terminals import Terminals
     from pool.volumes.api import Volumes
 
@@ -215,6 +218,9 @@ class Platform(Protocol):
     def replays(self) -> Replays: ...
 
     @property
+    def container_archives(self) -> ContainerArchives: ...
+
+    @property
     def containers(self) -> ContainerService:
         """Containers of users: a part of its own, with its own verbs."""
         ...
@@ -230,6 +236,15 @@ class Platform(Protocol):
 
     @property
     def volumes(self) -> Volumes: ...
+
+    @property
+    def images(self) -> ImageService: ...
+
+    @property
+    def network(self) -> NetworkService: ...
+
+    @property
+    def services(self) -> Published: ...
 
     async def authenticate(self, key: str) -> Caller | None:
         """The caller of an API key; None where it is not one. Cached: no Redis on the hot path."""
@@ -325,7 +340,9 @@ class Platform(Protocol):
     async def delete_key(self, tenant_id: str, key_id: str) -> None: ...
 
     async def system(self) -> dict[str, Any]:
-        """{version, node_id, started_at, uptime_s, features: {name: {available, reason}}, redis: {available}}."""
+        """{version, node_id, started_at, uptime_s, features: {name: {available, reason}}, redis: {available,
+        durable (null: not known), detail}}.
+        """
         ...
 
     def metrics(self) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from pool import tasks
 from pool.clock import Clock
 from pool.functions import ASKED_DELETING, ASKED_NOTHING, ASKED_PAUSED, FunctionEntry, VersionEntry
 from pool.log_files import LogFiles
@@ -298,10 +299,7 @@ class Deployer:
 
     async def close(self) -> None:
         """Cancel builds and what waits for a drain; the next start takes both up."""
-        tasks = [*self._background, *(build.task for build in self._builds.values())]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end([*self._background, *(build.task for build in self._builds.values())])
 
 
 def _number(version: VersionEntry) -> int:

@@ -1,7 +1,7 @@
 """Which instance of a version serves which invocation: an idle stack, ordered waiters, a bounded queue. No Redis.
 
 One VersionPool for each version that serves or drains. It decides by asking `pool.scaler`, and leaves starting and
-ending to its executor. Not here: running the invocation (`pool.invoking`).
+ending to its executor. Not here: running the invocation (`pool.invoking`), the queue itself (`pool.waiting`).
 
     take()      an idle instance, newest first, at once; None where there is none
     wait()      then: a place in the queue; its future gives a Turn when an instance was freed or came up
@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from pool.clock import Clock, Timer
 from pool.scaler import Idle, LookAgain, Retire, Start, View, decide
+from pool.slots import Limits, Slot
 from pool.stats import FunctionStats
-from quilt_fn.errors import InternalError, InvocationTimeout, QueueFull, QuiltError, StartFailed
-from quilt_fn.states import INSTANCE, InstanceState, StartKind, check
+from pool.waiting import Queue, Waiter, again
+from quilt_fn.errors import InvocationTimeout, QueueFull, QuiltError, StartFailed
+from quilt_fn.states import InstanceState, StartKind
 from runtime.api import Instance, VersionSpec
 
 START_ATTEMPTS = 3
@@ -29,63 +29,6 @@ BACKOFF_S = 0.1
 BACKOFF_LIMIT_S = 30.0
 MAX_WARMING = {StartKind.FORK: 16, StartKind.RESTORE: 4, StartKind.BOOT: 2, StartKind.WARM: 1}
 """Starts at once, by what they cost the machine."""
-
-
-@dataclass(slots=True)
-class Limits:
-    """How many and for how long. Those of a version, where its function's pool target does not say otherwise."""
-
-    min: int = 0
-    max: int = 10
-    buffer: int = 0
-    idle_timeout_s: float = 300.0
-    max_queue: int = 1000
-    recycle_after_invocations: int | None = None
-    recycle_after_s: float | None = None
-    recycle_memory_growth_bytes: int | None = None
-    one_shot: bool = False
-
-
-class Slot:
-    """The pool's view of one instance."""
-
-    __slots__ = ("first_memory", "gone", "idle_since", "instance", "invocations", "started", "state", "used_up")
-
-    def __init__(self, instance: Instance, now: float) -> None:
-        self.instance = instance
-        self.state = InstanceState.READY
-        self.invocations = 0
-        self.started = now
-        self.idle_since = now
-        self.first_memory: int | None = None
-        self.used_up: str | None = None
-        self.gone = False
-
-    def move(self, state: InstanceState) -> None:
-        """Raises IllegalTransition."""
-        check(INSTANCE, self.state, state, self.instance.instance_id)
-        self.state = state
-
-
-@dataclass(slots=True)
-class Turn:
-    """An instance for a waiter, and how it came to be for it."""
-
-    slot: Slot
-    start: StartKind
-    queue_ms: float
-    start_ms: float
-
-
-class Waiter:
-    """A place in the queue. `turn` gives a Turn, or raises InvocationTimeout, StartFailed or what ended the pool."""
-
-    __slots__ = ("deadline", "since", "turn")
-
-    def __init__(self, turn: asyncio.Future[Turn], since: float, deadline: float) -> None:
-        self.turn = turn
-        self.since = since
-        self.deadline = deadline
 
 
 class Executor(Protocol):
@@ -100,11 +43,6 @@ class Executor(Protocol):
         ...
 
     def ways(self, spec: VersionSpec) -> list[StartKind]: ...
-
-
-def _again(error: QuiltError) -> QuiltError:
-    """A copy to raise: one exception raised many times grows a traceback for each."""
-    return type(error)(error.message, details=error.details, hint=error.hint, retry_after=error.retry_after)
 
 
 class VersionPool:
@@ -132,14 +70,11 @@ class VersionPool:
         self.idle: list[Slot] = []
         self.busy = 0
         self.warming = 0
-        self.queued = 0
         self.arrivals = 0
         self.arrivals_per_s = 0.0
         self.start_failures = 0
         self.last_error: str | None = None
-        self._waiters: deque[Waiter] = deque()
-        self._watched = math.inf
-        self._watch_timer: Timer | None = None
+        self._queue = Queue(clock, self._overdue, self._check_empty)
         self._reconsider_at = 0
         """Having been told to look again later, the pool asks when the waiters have doubled, not at each of them."""
         self._executor = executor
@@ -153,6 +88,11 @@ class VersionPool:
         self._empty: list[asyncio.Future[None]] = []
         self._changed: list[asyncio.Future[None]] = []
         self.apply(limits)
+
+    @property
+    def queued(self) -> int:
+        """So many wait."""
+        return self._queue.count
 
     # acquire and release
 
@@ -172,7 +112,7 @@ class VersionPool:
     def wait(self, deadline: float) -> Waiter:
         """A place in the queue until `deadline` (epoch s). Raises QueueFull, StartFailed (known by now), or `ended`."""
         if self.ended is not None:
-            raise _again(self.ended)
+            raise again(self.ended)
         limits = self.limits
         if self.queued >= limits.max_queue + max(0, limits.max - self.busy):
             estimate_s = (self._run_s or 1.0) * self.queued / max(1, limits.max)
@@ -185,32 +125,11 @@ class VersionPool:
         now = self._now()
         if self.start_failures >= START_ATTEMPTS and now < self._not_before and not self.slots and not self.warming:
             raise self._start_error()
-        waiter = Waiter(asyncio.get_running_loop().create_future(), now, deadline)
-        if deadline < self._watched:
-            self._watch(deadline)
-        self._waiters.append(waiter)
-        self.queued += 1
+        waiter = self._queue.add(now, deadline)
         self.arrivals += 1
         if self._look_again is None or self.queued >= self._reconsider_at:
             self.consider()
         return waiter
-
-    def _watch(self, deadline: float) -> None:
-        """Look at `deadline` (epoch s) who is overdue: one timer for all, since most waiters are served long before."""
-        if self._watch_timer is not None:
-            self._watch_timer.cancel()
-        self._watched = deadline
-        self._watch_timer = self._clock.later(deadline - self._clock.wall(), self._expire)
-
-    def _expire(self) -> None:
-        self._watched, self._watch_timer = math.inf, None
-        wall = self._clock.wall()
-        for waiter in list(self._waiters):
-            if not waiter.turn.done() and waiter.deadline <= wall:
-                self._overdue(waiter)
-        left = [waiter.deadline for waiter in self._waiters if not waiter.turn.done()]
-        if left:
-            self._watch(min(left))
 
     def release(self, slot: Slot, run_s: float) -> None:
         """The invocation (and its stream) is over. Never raises for what the instance did."""
@@ -222,8 +141,8 @@ class VersionPool:
             self._end_busy(slot, "not reusable after its last invocation")
         elif slot.invocations >= self._recycle_after:
             self._end_busy(slot, self._recycle_reason)
-        elif self.queued:
-            self._hand_over(slot, StartKind.WARM, 0.0)
+        elif self._queue.count:
+            self._queue.hand_over(slot, StartKind.WARM, 0.0)
         else:
             slot.state = InstanceState.READY
             slot.idle_since = now
@@ -232,37 +151,7 @@ class VersionPool:
             if self.draining:
                 self.consider()
 
-    def _first_waiter(self) -> Waiter | None:
-        waiters = self._waiters
-        while waiters:
-            if not waiters[0].turn.done():
-                return waiters[0]
-            waiters.popleft()
-        return None
-
-    def _hand_over(self, slot: Slot, start: StartKind, start_ms: float) -> None:
-        """Give a busy slot to the first waiter; there is one."""
-        waiter = self._first_waiter()
-        if waiter is None:
-            raise InternalError(f"pool {self.spec.key}: {self.queued} are queued, but none waits")
-        self._waiters.popleft()
-        self._leave()
-        waited_ms = (self._now() - waiter.since) * 1000
-        start_ms = min(start_ms, waited_ms)
-        waiter.turn.set_result(Turn(slot, start, waited_ms - start_ms, start_ms))
-
-    def _leave(self) -> None:
-        self.queued -= 1
-
-    def _fail(self, waiter: Waiter, error: QuiltError) -> None:
-        self._leave()
-        waiter.turn.set_exception(_again(error))
-        self._check_empty()
-
-    def _overdue(self, waiter: Waiter) -> None:
-        if waiter.turn.done():
-            return
-        waited_s = self._now() - waiter.since
+    def _overdue(self, waited_s: float) -> InvocationTimeout:
         text = f"function {self.spec.function_name}: no instance was free within the time limit, {waited_s:.1f} s"
         details = {
             "limit": "queue",
@@ -270,7 +159,7 @@ class VersionPool:
             "max_instances": self.limits.max,
             "last_start_error": self.last_error,
         }
-        self._fail(waiter, InvocationTimeout(text, details=details))
+        return InvocationTimeout(text, details=details)
 
     def _end_busy(self, slot: Slot, reason: str) -> None:
         self.busy -= 1
@@ -303,7 +192,7 @@ class VersionPool:
         if self.queued:
             slot.move(InstanceState.BUSY)
             self.busy += 1
-            self._hand_over(slot, instance.start, start_s * 1000)
+            self._queue.hand_over(slot, instance.start, start_s * 1000)
         else:
             self.idle.append(slot)
         self.consider()
@@ -318,9 +207,7 @@ class VersionPool:
             self.start_failures += 1
             self._not_before = now + min(BACKOFF_S * 2 ** (self.start_failures - 1), BACKOFF_LIMIT_S)
         if self.start_failures >= START_ATTEMPTS and not self.warming and not self.slots:
-            error = self._start_error()
-            while (waiter := self._first_waiter()) is not None:
-                self._fail(waiter, error)
+            self._queue.fail_all(self._start_error())
         self.consider()
         self._check_empty()
 
@@ -361,7 +248,7 @@ class VersionPool:
         limits = self.limits
         ways = self._executor.ways(self.spec)
         way = ways[0] if ways else StartKind.BOOT
-        first = self._first_waiter()
+        first = self._queue.first()
         return View(
             now=now,
             queued=self.queued,
@@ -440,11 +327,7 @@ class VersionPool:
         if self._look_again is not None:
             self._look_again.cancel()
             self._look_again = None
-        if self._watch_timer is not None:
-            self._watch_timer.cancel()
-            self._watch_timer = None
-        while (waiter := self._first_waiter()) is not None:
-            self._fail(waiter, error)
+        self._queue.end(error)
         idle, self.idle = self.idle, []
         for slot in idle:
             slot.move(InstanceState.RECYCLING)

@@ -75,7 +75,8 @@ class Listener:
                 return None
             self._woken.clear()
             try:
-                await asyncio.wait_for(self._woken.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._woken.wait()
             except TimeoutError:
                 return None
         return self._waiting.popleft()

@@ -11,7 +11,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from pool.clock import Clock
-from pool.dispatcher import Slot, VersionPool
+from pool.dispatcher import VersionPool
+from pool.slots import Slot
 from pool.stats import NodeStats
 from quilt_fn.errors import QuiltError
 from quilt_fn.states import InstanceState, StartKind

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pool.api import Target
-from pool.dispatcher import Limits
+from pool.slots import Limits
 from pool.stats import FunctionStats
 from quilt_fn.errors import InvalidValue
 from quilt_fn.model.function import FunctionRecord, FunctionSpec, SnapshotInfo, StartPath

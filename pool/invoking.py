@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from time import perf_counter
 
 from pool.api import Served, Target
 from pool.clock import Clock
-from pool.dispatcher import Slot, Turn, VersionPool, Waiter
+from pool.dispatcher import VersionPool
 from pool.records import INLINE_BYTES, Ended, Records
+from pool.slots import Slot
 from pool.stats import NodeStats
+from pool.waiting import Turn, Waiter
 from quilt_fn.errors import FunctionFailed, InvocationTimeout, QuiltError
 from quilt_fn.states import InvocationStatus, StartKind
 from runtime.api import Call, Failure, Outcome
@@ -24,6 +27,19 @@ from runtime.api import Call, Failure, Outcome
 _SUCCESS, _FAILED = InvocationStatus.SUCCESS, InvocationStatus.FAILED
 _TIMEOUT, _CANCELLED = InvocationStatus.TIMEOUT, InvocationStatus.CANCELLED
 _WARM = StartKind.WARM
+
+
+@dataclass(slots=True)
+class Run:
+    """One call on one instance: how it came to it, and what it waited for."""
+
+    pool: VersionPool
+    slot: Slot
+    call: Call
+    began: float
+    start: StartKind
+    queue_ms: float
+    start_ms: float
 
 
 class Invoker:
@@ -38,7 +54,7 @@ class Invoker:
         pool: VersionPool = target.pool
         slot = pool.take()
         if slot is not None:
-            return await self._run(pool, slot, call, self._wall(), _WARM, 0.0, 0.0)
+            return await self._run(Run(pool, slot, call, self._wall(), _WARM, 0.0, 0.0))
         began = self._wall()
         try:
             waiter = pool.wait(call.deadline)
@@ -57,38 +73,29 @@ class Invoker:
         return await self._run_turn(pool, turn, call, began)
 
     async def _run_turn(self, pool: VersionPool, turn: Turn, call: Call, began: float) -> Served:
-        return await self._run(pool, turn.slot, call, began, turn.start, turn.queue_ms, turn.start_ms)
+        return await self._run(Run(pool, turn.slot, call, began, turn.start, turn.queue_ms, turn.start_ms))
 
-    async def _run(
-        self,
-        pool: VersionPool,
-        slot: Slot,
-        call: Call,
-        began: float,
-        start: StartKind,
-        queue_ms: float,
-        start_ms: float,
-    ) -> Served:
-        instance = slot.instance
+    async def _run(self, run: Run) -> Served:
+        call, instance = run.call, run.slot.instance
         t0 = perf_counter()
         try:
             outcome = await instance.invoke(call)
         except asyncio.CancelledError:
             failure = Failure("INVOCATION_CANCELLED", "InvocationCancelled", "the caller went away")
-            self._finish(
-                pool, slot, call, began, start, queue_ms, start_ms, perf_counter() - t0, Outcome(failure=failure)
-            )
+            self._finish(run, perf_counter() - t0, Outcome(failure=failure))
             raise
         except Exception as error:  # the runtime's own fault: recorded, and on to the caller
             code = error.error_code if isinstance(error, QuiltError) else "INTERNAL_ERROR"
             failed = Outcome(failure=Failure(code, type(error).__name__, str(error)))
-            slot.used_up = "a fault of the runtime"
-            self._finish(pool, slot, call, began, start, queue_ms, start_ms, perf_counter() - t0, failed)
+            run.slot.used_up = "a fault of the runtime"
+            self._finish(run, perf_counter() - t0, failed)
             raise
         run_s = perf_counter() - t0
-        served = Served(outcome, call.invocation_id, instance.instance_id, start, queue_ms, start_ms, run_s * 1000)
+        served = Served(
+            outcome, call.invocation_id, instance.instance_id, run.start, run.queue_ms, run.start_ms, run_s * 1000
+        )
         if outcome.stream is None:
-            self._finish(pool, slot, call, began, start, queue_ms, start_ms, run_s, outcome)
+            self._finish(run, run_s, outcome)
         else:
 
             def ended(failure: Failure | None) -> None:
@@ -96,24 +103,13 @@ class Invoker:
                 served.run_ms = run_s * 1000
                 if failure is not None:
                     outcome.failure = failure
-                self._finish(pool, slot, call, began, start, queue_ms, start_ms, run_s, outcome)
+                self._finish(run, run_s, outcome)
 
             outcome.stream = Stream(outcome.stream, ended)
         return served
 
-    def _finish(
-        self,
-        pool: VersionPool,
-        slot: Slot,
-        call: Call,
-        began: float,
-        start: StartKind,
-        queue_ms: float,
-        start_ms: float,
-        run_s: float,
-        outcome: Outcome,
-    ) -> None:
-        pool.release(slot, run_s)
+    def _finish(self, run: Run, run_s: float, outcome: Outcome) -> None:
+        run.pool.release(run.slot, run_s)
         failure = outcome.failure
         if failure is None:
             status = _SUCCESS
@@ -125,6 +121,7 @@ class Invoker:
             result, kind = None, "json"
         stats = self._stats
         stats.run.observe(run_s)
+        start, queue_ms = run.start, run.queue_ms
         if start is _WARM and not queue_ms:
             stats.starts[_WARM] += 1
             stats.queue.counts[0] += 1
@@ -132,34 +129,18 @@ class Invoker:
             if start is _WARM:
                 stats.starts[_WARM] += 1
             stats.queue.observe(queue_ms / 1000)
+        pool, call = run.pool, run.call
         ended_at = self._wall()
         pool.stats.invocations[status] += 1
         pool.stats.last_invoked_at = ended_at
         spec = pool.spec
         self._records.add(
             Ended(
-                spec.function_id,
-                spec.function_name,
-                spec.version,
-                call.invocation_id,
-                slot.instance.instance_id,
-                status,
-                began,
-                ended_at,
-                start,
-                queue_ms,
-                start_ms,
-                run_s * 1000,
-                call.attempt,
-                failure,
-                outcome.exit_code,
-                outcome.stdout,
-                outcome.stderr,
-                outcome.truncated,
-                result,
-                kind,
+                spec.function_id, spec.function_name, spec.version, call.invocation_id, run.slot.instance.instance_id,
+                status, run.began, ended_at, start, queue_ms, run.start_ms, run_s * 1000, call.attempt, failure,
+                outcome.exit_code, outcome.stdout, outcome.stderr, outcome.truncated, result, kind,
             )
-        )
+        )  # fmt: skip
 
     def _record_unserved(self, pool: VersionPool, call: Call, began: float, error: QuiltError) -> None:
         """A call that never came to an instance: over time in the queue, no instance starts, or its pool ended."""

@@ -119,6 +119,11 @@ def operation_cancels() -> str:
     return f"{PREFIX}:operation-cancels"
 
 
+def services() -> str:
+    """Hash: service id → JSON {tenant_id, container_id, name, target_port, auth_mode, token_sha256, created_at, …}."""
+    return f"{PREFIX}:services"
+
+
 def replay_order(tenant_id: str) -> str:
     """Sorted set: sha256 of scope and Idempotency-Key by the millisecond that it was first seen."""
     return f"{PREFIX}:{{replays:{tenant_id}}}:order"

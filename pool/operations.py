@@ -20,6 +20,7 @@ from pool import keys_in_redis as keys
 from pool.api import Report, Work
 from pool.clock import Clock, iso
 from pool.redis_link import RedisLink
+from pool.tasks import end
 from quilt_fn.errors import (
     Conflict,
     InvalidValue,
@@ -131,8 +132,7 @@ class Operations:
             if late:
                 await asyncio.wait(late, timeout=RETRY_S)
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+            await end([self._writer])
 
     # the contract: pool.api.Operations
 
@@ -398,7 +398,8 @@ class Operations:
         looked_at = loop.time()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_EVERY_S if self._live else None)
+                async with asyncio.timeout(POLL_EVERY_S if self._live else None):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 for live in [each for each in self._live.values() if each.dirty]:

@@ -14,22 +14,29 @@ from functools import partial
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any
 
-from pool import api
+from redis.exceptions import ResponseError
+
+from pool import api, tasks
 from pool.announcer import Announcer, operation_update
 from pool.api import Caller, Served, Target
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
 from pool.clock import Clock, iso
 from pool.commands import Commands
+from pool.containers.archives import ContainerArchives
 from pool.containers.registry import ContainerRegistry
 from pool.containers.service import ContainerService
 from pool.deploy import Deployer
 from pool.events import Events
 from pool.executor import RuntimeExecutor
 from pool.functions import ASKED_PAUSED, FunctionEntry, checked_spec, function_record
+from pool.images import ImageService
 from pool.invoking import Invoker
 from pool.leases import Lease
 from pool.log_files import LogFiles
 from pool.metrics import Metrics
+from pool.network.directory import ContainerDirectory
+from pool.network.published import PublishedServices
+from pool.network.service import Networks
 from pool.operations import Operations
 from pool.pools import Pools
 from pool.quotas import Quotas, TenantQuotas
@@ -58,6 +65,7 @@ from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.settings import Settings
 from quilt_fn.states import FunctionState, InvocationStatus
 from runtime.api import Call, FunctionRuntime, Progress
+from runtime.doctor.redis_durability import judge
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +112,9 @@ class Platform:
         self.containers = ContainerService(
             self._container_registry, runtime.containers, settings.node_dir / "containers", clock
         )
+        self._directory = ContainerDirectory(self._container_registry, runtime.containers)
+        self.network = Networks(self._container_registry, self._directory, runtime.network)
+        self.services = PublishedServices(self._link, self._container_registry, self._directory, clock)
         self.commands = Commands(self.containers)
         self.terminals = Terminals(self.containers)
         self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
@@ -113,8 +124,10 @@ class Platform:
             self._link, node_id, clock, per_tenant=settings.operations_per_tenant, days=settings.operations_days,
             on_change=partial(operation_update, self.events),
         )  # fmt: skip
+        self.images = ImageService(runtime.images, self.operations)
         self._announcer = Announcer(self.events, self._registry, self._pools)
         self._registry.on_change = self._announcer.function
+        self._container_registry.on_change.append(self._announcer.container)
         self._records.on_ended = self._announcer.invocation
         self._volume_registry = VolumeRegistry(self._link)
         self.volumes = Volumes(self._volume_registry, runtime.volumes, self.operations, clock.wall)
@@ -123,7 +136,9 @@ class Platform:
         self.containers.attaching, self.containers.attachments = self.volumes.attaching, self.volumes.attached
         self.volumes.add_users(self.containers.users_of_volume)
         self._registry.attached_of = self.volumes.attached
+        self.container_archives = ContainerArchives(self.containers, runtime.containers, self.operations)
         self.volumes.add_users(self._functions_with_volume)
+        self._durable: tuple[bool | None, str] = (None, "not asked yet")
         self._tasks: builtins.list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -133,6 +148,9 @@ class Platform:
         self._registry.incarnation = self._container_registry.incarnation = self.events.incarnation = (
             self.replays.incarnation
         ) = incarnation
+        self._durable = await self._durability()
+        if self._durable[0] is False:
+            log.warning("this Redis may forget what was answered as done: %s", self._durable[1])
         await self._keys.load()
         if self._bootstrap_key:
             await self._keys.insert(self._bootstrap_key, DEFAULT_TENANT, "bootstrap")
@@ -140,11 +158,14 @@ class Platform:
         await self._reconciler.restore()
         await self.operations.start(self._registry.incarnation)
         await self.containers.restore()
+        await self.services.load()
+        await self._runtime.network.open(self._directory)
         work = {
             "lease": self._lease.keep(),
             "records": self._records.run(),
             "reconciler": self._reconciler.run(),
             "containers": self.containers.run(),
+            "services": self.services.run(),
             "announcer": self._announcer.look(),
         }
         self._tasks = [_owned(name, coroutine) for name, coroutine in work.items()]
@@ -156,9 +177,7 @@ class Platform:
         await self.terminals.close()
         self.commands.close()
         await self.containers.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         closing = Unavailable("this node is shutting down", retry_after=1)
         await self._pools.close(self._settings.shutdown_seconds, closing)
         await self._invoker.close()
@@ -171,6 +190,14 @@ class Platform:
             log.warning("Redis is away at the end; %d records are lost: %s", self._records.waiting, error)
         self._logs.close()
         await self._link.close()
+
+    async def _durability(self) -> tuple[bool | None, str]:
+        """As runtime.doctor.redis_durability.judge."""
+        try:
+            found = await self._link.run(self._link.client.config_get("append*"))
+        except ResponseError:
+            return judge(None)
+        return judge({_text(name): _text(value) for name, value in found.items()})
 
     def _container_memory(self, tenant_id: str) -> dict[str, int]:
         return {
@@ -379,11 +406,15 @@ class Platform:
             "started_at": iso(self._started_at),
             "uptime_s": round(self._clock.wall() - self._started_at, 3),
             "features": self._runtime.features(),
-            "redis": {"available": self._link.up},
+            "redis": {"available": self._link.up, "durable": self._durable[0], "detail": self._durable[1]},
         }
 
     def metrics(self) -> bytes:
         return self._metrics.text()
+
+
+def _text(raw: str | bytes) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw
 
 
 def _refuse(entry: FunctionEntry) -> Target | None:

@@ -199,7 +199,8 @@ class Records:
         while True:
             if self._unsent_count:
                 try:
-                    await asyncio.wait_for(self._wake.wait(), RETRY_S)
+                    async with asyncio.timeout(RETRY_S):
+                        await self._wake.wait()
                 except TimeoutError:
                     log.debug("trying again to push %d records", self._unsent_count)
             else:

@@ -12,11 +12,13 @@ from urllib.parse import quote
 
 from pool.clock import iso
 from pool.commands import Places, link_of
-from quilt_fn.errors import Conflict, SessionNotFound
+from quilt_fn.errors import Conflict, QuotaExceeded, SessionNotFound
 from quilt_fn.model.terminal import TerminalCreate, TerminalRecord, TerminalSize
 from runtime.containers.api import Command, CommandNotStarted
 from runtime.containers.terminals import TTL_S, Attachment, Session, TerminalSessions
 
+SESSIONS_MAX = 100
+"""Of a tenant, on one node: each keeps up to half a megabyte of what it showed."""
 TICKET_PREFIX = "tkt_"
 DEFAULT_SHELL = ("/bin/sh", "-c", "if command -v bash >/dev/null 2>&1; then exec bash -i; fi; exec sh -i")
 ENVIRONMENT = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
@@ -31,8 +33,16 @@ class Terminals:
         self._tickets: dict[str, str] = {}
 
     async def create(self, tenant_id: str, body: TerminalCreate) -> TerminalRecord:
-        """Raises ContainerNotFound, ContainerNotRunning; Conflict where the shell can't be started."""
+        """Raises ContainerNotFound, ContainerNotRunning; Conflict where the shell can't be started,
+        QuotaExceeded."""
         link = link_of(self._places, tenant_id, body.container_id)
+        used = len(self._sessions.of(tenant_id))
+        if used >= SESSIONS_MAX:
+            raise QuotaExceeded(
+                f"{used} terminal sessions are open, and a tenant may have {SESSIONS_MAX}",
+                details={"quota": "terminal_sessions", "limit": SESSIONS_MAX, "used": used, "asked": 1},
+                hint="end some with DELETE /api/terminal/sessions/<id>",
+            )
         own = self._places.environment(tenant_id, body.container_id)
         command = Command(
             (body.shell,) if body.shell else DEFAULT_SHELL,

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from quilt_fn.containers import Containers
+    from quilt_fn.images import Images
     from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
     from quilt_fn.model.invocation import InvocationRecord
+    from quilt_fn.network import Network, Services
     from quilt_fn.operations import Event, Operations
     from quilt_fn.transport import Reply, Request, Transport
     from quilt_fn.volumes import Volumes
@@ -89,6 +91,26 @@ class Client:
         from quilt_fn.containers import Containers
 
         return Containers(self)
+
+    @property
+    def images(self) -> Images:
+        from quilt_fn.images import Images
+
+        return Images(self)
+
+    @property
+    def network(self) -> Network:
+        """Addresses, names and egress of containers."""
+        from quilt_fn.network import Network
+
+        return Network(self)
+
+    @property
+    def services(self) -> Services:
+        """Ports of containers that are published."""
+        from quilt_fn.network import Services
+
+        return Services(self)
 
     @property
     def volumes(self) -> Volumes:

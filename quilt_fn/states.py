@@ -93,7 +93,7 @@ class StartKind(StrEnum):
 CONTAINER: Mapping[ContainerState, frozenset[ContainerState]] = {
     ContainerState.CREATING: frozenset({ContainerState.CREATED, ContainerState.ERROR}),
     ContainerState.CREATED: frozenset({ContainerState.STARTING, ContainerState.DELETING, ContainerState.ERROR}),
-    ContainerState.STARTING: frozenset({ContainerState.RUNNING, ContainerState.ERROR}),
+    ContainerState.STARTING: frozenset({ContainerState.RUNNING, ContainerState.EXITED, ContainerState.ERROR}),
     ContainerState.RUNNING: frozenset({ContainerState.PAUSED, ContainerState.STOPPING, ContainerState.ERROR}),
     ContainerState.PAUSED: frozenset({ContainerState.RUNNING, ContainerState.STOPPING, ContainerState.ERROR}),
     ContainerState.STOPPING: frozenset({ContainerState.EXITED, ContainerState.ERROR}),

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 from quilt_fn.states import StartKind
 from runtime.containers.api import Attached, Containers
+from runtime.images import Images
+from runtime.network.api import Network
 from runtime.volumes.api import VolumeStore
 
 
@@ -171,6 +173,12 @@ class FunctionRuntime(Protocol):
 
     @property
     def volumes(self) -> VolumeStore: ...
+
+    @property
+    def images(self) -> Images: ...
+
+    @property
+    def network(self) -> Network: ...
 
     async def build(self, spec: VersionSpec, progress: Callable[[Progress], None]) -> Built:
         """Make `spec` startable. Idempotent: what is there already (layer, snapshot whose key matches) is used.

@@ -6,6 +6,7 @@ Not here: how it was made (`versions`), which invocation it gets (the pool). The
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -19,7 +20,7 @@ from quilt_fn.states import StartKind
 from runtime import frames
 from runtime.api import Call, Failure, Outcome, VersionSpec
 from runtime.guest import wire
-from runtime.output import Pipe
+from runtime.output import Output
 
 READY_TIMEOUT_S = 30.0
 STATUS_WAIT_S = 0.5
@@ -52,6 +53,9 @@ class LiveInstance:
         """Whether its last frame came: whatever comes then, nobody asked for."""
         self._stream_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._deadline: float | None = None
+        """Of the invocation that runs, on the loop's clock."""
         self._timed_out = False
         self._status: asyncio.Future[int] = self._loop.create_future()
         self._closing: asyncio.Task[int] | None = None
@@ -62,7 +66,8 @@ class LiveInstance:
         self._protocol = frames.FrameProtocol(self._frame, self._lost)
         out, self._out_end = os.pipe2(os.O_CLOEXEC)
         err, self._err_end = os.pipe2(os.O_CLOEXEC)
-        self._out, self._err = Pipe(self._loop, out), Pipe(self._loop, err)
+        self._output = Output(self._loop, out, err)
+        self._fd = -1
 
     @classmethod
     async def create(
@@ -79,6 +84,7 @@ class LiveInstance:
         try:
             try:
                 await frames.connect(ours, self._protocol)
+                self._fd = ours.fileno()
                 self._protocol.body_limit = spec.result_limit_bytes + (1 << 20)
                 self._send(wire.CONFIG, orjson.dumps(config), b"")
                 self._pidfd = await fork(theirs.fileno(), self._out_end, self._err_end, self._exited)
@@ -108,7 +114,7 @@ class LiveInstance:
                 details={"stage": "hook", "traceback": str(meta.get("traceback"))[:32_000]},
             )
         failure, _ = await self._cause_of_death()
-        said = self._err.take()[0].decode(errors="replace")[-4000:]
+        said = self._output.err.take()[0].decode(errors="replace")[-4000:]
         return StartFailed(f"the instance ended before it was ready: {failure.message}", details={"stderr": said})
 
     # --- frames ---------------------------------------------------------------------------------------------------
@@ -118,7 +124,13 @@ class LiveInstance:
         assert transport is not None
         head = wire.HEADER.pack(kind, len(meta), len(body)) + meta
         if len(body) <= 65536:
-            transport.write(head + body)
+            whole = head + body
+            # At once, not at the end of the loop's turn: the instance wakes up while the rest of the turn runs here.
+            if self._fd >= 0 and not transport.is_closing() and transport.get_write_buffer_size() == 0:
+                with contextlib.suppress(OSError):  # full, or it has ended: the transport waits, or finds that out
+                    whole = whole[os.write(self._fd, whole) :]
+            if whole:
+                transport.write(whole)
         else:
             transport.write(head)
             transport.write(body)
@@ -176,8 +188,8 @@ class LiveInstance:
             return Outcome(failure=Failure("INSTANCE_DIED", "InstanceDied", f"the instance has ended: {self._reason}"))
         reply: asyncio.Future[frames.Frame | None] = self._loop.create_future()
         self._reply = reply
-        self._timer = self._loop.call_later(max(0.0, call.deadline - time.time()), self._time_is_up)
         self._send(wire.INVOKE, _meta(call, self.wants_request), call.body)
+        self._watch_time(self._loop.time() + max(0.0, call.deadline - time.time()))
         try:
             frame = await reply
         except asyncio.CancelledError:
@@ -190,7 +202,7 @@ class LiveInstance:
             outcome = _result(meta, b"")
             outcome.stream = self._chunks(outcome)
             return outcome
-        self._timer.cancel()
+        self._deadline = None
         if kind == wire.RESULT:
             outcome = _result(meta, body)
         elif kind == wire.FAIL:
@@ -204,9 +216,7 @@ class LiveInstance:
         return outcome
 
     def _add_output(self, outcome: Outcome) -> None:
-        outcome.stdout, cut_out = self._out.take()
-        outcome.stderr, cut_err = self._err.take()
-        outcome.truncated = cut_out or cut_err
+        outcome.stdout, outcome.stderr, outcome.truncated = self._output.take()
 
     async def _chunks(self, outcome: Outcome) -> AsyncIterator[bytes]:
         assert self._stream is not None
@@ -233,21 +243,37 @@ class LiveInstance:
         finally:
             self._stream = None
             self._stream_bytes = 0
-            if self._timer is not None:
-                self._timer.cancel()
+            self._deadline = None
             if not whole:
                 self._spoil("its stream was not read to the end")
             self._add_output(outcome)
         if outcome.failure is not None:
             raise FunctionFailed(outcome.failure.message, details={"error_code": outcome.failure.code})
 
-    def _time_is_up(self) -> None:
+    def _watch_time(self, deadline: float) -> None:
+        """End the instance at `deadline`. A timer of an earlier invocation that fires before it is left to look again:
+        one for each would cost more than all else that a short call needs here.
+        """
+        self._deadline = deadline
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._look_at_time)
+
+    def _look_at_time(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._watch_time(self._deadline)
+            return
         self._timed_out = True
         self._spoil("its invocation ran over its time limit")
 
     async def _died(self) -> Outcome:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadline = None
         failure, code = await self._cause_of_death()
         outcome = Outcome(failure=failure, timed_out=self._timed_out, exit_code=code)
         self._add_output(outcome)
@@ -282,6 +308,9 @@ class LiveInstance:
         """It can't serve again: end it, whatever it is doing."""
         self.reusable = False
         self._reason = self._reason or reason
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._closing is None:
             self._closing = self._loop.create_task(self._close(), name=f"end {self.instance_id}")
 
@@ -304,8 +333,7 @@ class LiveInstance:
         return kills
 
     def _close_pipes(self) -> None:
-        self._out.close()
-        self._err.close()
+        self._output.close()
 
     async def close(self, reason: str) -> None:
         self._spoil(reason)

@@ -17,7 +17,9 @@ from runtime import templates
 from runtime.api import Built, Progress, VersionSpec, WayDown
 from runtime.bundle_store import BundleStore
 from runtime.containers.node import NodeContainers
+from runtime.images import NodeImages
 from runtime.instance import LiveInstance
+from runtime.network.node import NodeNetwork
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.templates import TemplateGone
 from runtime.versions import Version
@@ -32,7 +34,9 @@ class NodeRuntime:
         self.spawner = SpawnerClient(settings.spawner_socket)
         self.volumes = NodeVolumes(self.spawner)
         self.bundles = BundleStore(settings.node_dir / "bundles")
-        self.containers = NodeContainers(self.spawner)
+        self.images = NodeImages(self.spawner)
+        self.containers = NodeContainers(self.spawner, self.images.is_ready)
+        self.network = NodeNetwork(self.spawner)
         self.facts: dict[str, Any] = {}
         self.cgroup = ""
         self.missing: dict[str, str] = {}
@@ -44,6 +48,7 @@ class NodeRuntime:
         await self.spawner.start()
         answer, _ = await self.spawner.request("facts")
         self.facts, self.cgroup, self.missing = answer["facts"], answer["cgroup"], answer["missing"]
+        await self.images.list()
 
     def _version(self, spec: VersionSpec) -> Version:
         version = self._versions.get(spec.key)
@@ -121,12 +126,18 @@ class NodeRuntime:
 
     def features(self) -> dict[str, dict[str, Any]]:
         criu = self.facts.get("criu")
-        network = self.missing.get("network")
+        network, swap = self.missing.get("network"), self.missing.get("swap_limit")
         return {
             "criu": {"available": criu is not None, "version": criu, "reason": self.missing.get("criu")},
             "cgroup": {"available": True, "version": self.cgroup, "reason": None},
+            "swap_limit": {"available": swap is None, "reason": swap},
             "network": {"available": network is None, "reason": network},
-            "images": {"available": True, "images": ["host"], "python": self.facts.get("python"), "reason": None},
+            "images": {
+                "available": True,
+                "images": sorted(self.images.ready),
+                "python": self.facts.get("python"),
+                "reason": None,
+            },
         }
 
     async def keep_only(self, specs: list[VersionSpec]) -> list[str]:
@@ -178,5 +189,6 @@ class NodeRuntime:
             await asyncio.wait([self._evicting])
         for version in self._versions.values():
             await version.close(keep_template=True)
+        await self.network.close()
         await self.containers.close()
         await self.spawner.close()

@@ -8,10 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 
 LIMIT_BYTES = 1 << 20
 """Each of stdout and stderr of an invocation's record."""
 _PIECE = 1 << 16
+
+
+class Output:
+    """Both pipes of one instance. `take` gives what came on each since the last `take`, and whether there was more.
+
+    Mostly a handler writes nothing: one system call for both says so.
+    """
+
+    __slots__ = ("_poll", "err", "out")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, out: int, err: int) -> None:
+        self.out, self.err = Pipe(loop, out), Pipe(loop, err)
+        self._poll = select.poll()
+        for fd in (out, err):
+            self._poll.register(fd, select.POLLIN)
+
+    def take(self) -> tuple[bytes, bytes, bool]:
+        """(stdout, stderr, whether more of either was thrown away)."""
+        if self.out.empty and self.err.empty and not self._poll.poll(0):
+            return b"", b"", False
+        (out, more_out), (err, more_err) = self.out.take(), self.err.take()
+        return out, err, more_out or more_err
+
+    def close(self) -> None:
+        self.out.close()
+        self.err.close()
 
 
 class Pipe:
@@ -48,13 +75,18 @@ class Pipe:
             self._size += len(piece)
         return True
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was read yet; something may stand in the pipe."""
+        return not self._size and not self._truncated
+
     def take(self) -> tuple[bytes, bool]:
         """(what was written, whether more was thrown away). Reads what is in the pipe first: it was written before the
         result.
         """
         while self._fd >= 0 and not self._truncated and self._read_one():
             pass
-        if not self._size and not self._truncated:
+        if self.empty:
             return b"", False
         taken, truncated = b"".join(self._pieces), self._truncated
         self._pieces.clear()

@@ -126,7 +126,8 @@ class TemplateLink:
     async def quiet(self) -> None:
         """The template closes this connection, so that it can be dumped."""
         await self._ask("quiet", {"op": "quiet"}, [], 5.0)
-        await asyncio.wait_for(self.gone.wait(), 5.0)
+        async with asyncio.timeout(5.0):
+            await self.gone.wait()
 
     async def fork(self, instance_id: str, fds: list[int], on_exit: Callable[[int], None]) -> int:
         """A pidfd of the new instance. `on_exit(wait status)` is called once, at its end. Raises ForkFailed,

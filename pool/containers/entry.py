@@ -29,6 +29,8 @@ class Kept(BaseModel):
     started_at: str | None = None
     exited_at: str | None = None
     restart_count: int = 0
+    wanted: bool = True
+    """Whether its user last asked for it to run: one that was stopped does not come back by itself."""
     expires_at: float | None = None
     """Epoch seconds."""
 

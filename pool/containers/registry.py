@@ -54,6 +54,10 @@ class ContainerRegistry:
             raise ContainerNotFound(f"no container is named {name!r}", hint="`quilt containers list` shows yours")
         return self._by_id[found]
 
+    def known(self, container_id: str) -> ContainerEntry | None:
+        """Whosever it is."""
+        return self._by_id.get(container_id)
+
     def all(self) -> builtins.list[ContainerEntry]:
         return builtins.list(self._by_id.values())
 

@@ -10,35 +10,34 @@ import asyncio
 import builtins
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pool.clock import Clock, iso
-from pool.containers import readiness
-from pool.containers.entry import ContainerEntry, main_command, record, runtime_spec
-from pool.containers.policy import exit_reason, pause_before_restart
+from pool.containers import policy, readiness
+from pool.containers.entry import ContainerEntry, record
+from pool.containers.lifecycle import Lifecycle
 from pool.containers.registry import ContainerRegistry
 from quilt_fn.errors import (
     Conflict,
-    ContainerBroken,
     ContainerNotFound,
     ContainerNotRunning,
-    NotFound,
+    InvalidValue,
     QuiltError,
     VolumeNotFound,
 )
 from quilt_fn.model.container import ContainerCreate, ContainerRecord
 from quilt_fn.states import ContainerState as State
-from runtime.containers.api import Attached, CommandNotStarted, Containers, LiveContainer
-from runtime.containers.log import FILE_LIMIT_BYTES, ContainerLog, open_files
+from runtime.containers.api import Attached, Containers, LiveContainer
+from runtime.containers.log import ContainerLog
 
 log = logging.getLogger(__name__)
 
-TTL_LOOK_S = 1.0
-KILLED = 137
+LOOK_S = 1.0
 
 
 class ContainerService:
@@ -50,18 +49,15 @@ class ContainerService:
     def __init__(self, registry: ContainerRegistry, runtime: Containers, logs: Path, clock: Clock) -> None:
         self._registry = registry
         self._runtime = runtime
-        self._logs = logs
         self._clock = clock
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._command_started: dict[str, float] = {}
-        self._in_a_row: dict[str, int] = {}
-        self._kills: dict[str, int] = {}
         self.attaching: Callable[[str, builtins.list[str]], AbstractContextManager[tuple[Attached, ...]]] = (
             lambda tenant_id, volumes: contextlib.nullcontext(self.attachments(tenant_id, volumes))
         )
         self.attachments: Callable[[str, builtins.list[str]], tuple[Attached, ...]] = _no_volumes
         self.quota: Callable[[str, int, str | None], AbstractContextManager[None]] = lambda *_: contextlib.nullcontext()
-        runtime.on_gone(self._init_gone)
+        self._lifecycle = Lifecycle(
+            registry, runtime, logs, clock, lambda tenant_id, volumes: self.attachments(tenant_id, volumes)
+        )
 
     def users_of_volume(self, tenant_id: str, volume: str) -> builtins.list[str]:
         """The containers that have a volume attached, as `container:<name>`. From memory."""
@@ -155,23 +151,15 @@ class ContainerService:
     async def create(self, tenant_id: str, spec: ContainerCreate) -> ContainerRecord:
         """Running, and evaluated, when it returns. Where it can't be started nothing is left of it."""
         quota = self.quota(tenant_id, spec.memory_limit_mb, None)
-        with quota, self.attaching(tenant_id, spec.volumes) as attached:
+        with quota, self.attaching(tenant_id, spec.volumes):
             entry = await self._registry.create(tenant_id, spec)
-        entry.attached = attached
         async with entry.lock:
             try:
-                await self._start(entry)
+                await self._lifecycle.start(entry)
             except BaseException:
-                await asyncio.shield(self._own(self._undo(entry), f"undo {entry.container_id}"))
+                await asyncio.shield(self._lifecycle.own(self._lifecycle.undo(entry), f"undo {entry.container_id}"))
                 raise
         return await self._record(entry)
-
-    async def _undo(self, entry: ContainerEntry) -> None:
-        try:
-            await self._runtime.delete(entry.container_id)
-            await self._registry.delete(entry)
-        except QuiltError as error:
-            log.warning("container %s could not be taken back: %s", entry.container_id, error.message)
 
     async def start(self, tenant_id: str, container_id: str) -> ContainerRecord:
         """Idempotent on one that runs. Raises ContainerBroken, and what a start raises."""
@@ -179,59 +167,28 @@ class ContainerService:
             if entry.state is State.PAUSED:
                 raise Conflict("the container is paused", details={"state": entry.state}, hint="Resume it.")
             if entry.state is not State.RUNNING:
-                entry.attached = self.attachments(tenant_id, entry.spec.volumes)
-                await self._start(entry)
+                entry.kept.wanted = True
+                await self._lifecycle.start(entry)
         return await self._record(entry)
-
-    async def _start(self, entry: ContainerEntry) -> None:
-        if entry.state is State.ERROR:
-            raise ContainerBroken(
-                f"the container is broken: {entry.kept.error_message}", details={"state": entry.state},
-                hint="Delete it and create it anew.",
-            )  # fmt: skip
-        before = entry.state
-        await self._registry.move(entry, State.STARTING)
-        try:
-            live = await self._runtime.start(runtime_spec(entry))
-        except BaseException as error:
-            # Nothing runs. It was never up, or it is as stopped as before: `error` is for what can't be known.
-            entry.kept.error_message = str(error) or type(error).__name__
-            if before is not State.CREATED:
-                await self._registry.move(entry, State.ERROR)
-            raise
-        kept = entry.kept
-        kept.exit_code = kept.exit_reason = kept.error_message = kept.exited_at = None
-        kept.started_at, kept.address = iso(self._clock.wall()), live.address
-        self._kills[entry.container_id] = 0
-        await self._attend(entry, live, start_command=True)
-        await self._registry.move(entry, State.RUNNING)
 
     async def stop(self, tenant_id: str, container_id: str, timeout_s: float) -> ContainerRecord:
         """SIGTERM to the tree, `timeout_s`, SIGKILL. Idempotent on one that has ended."""
         async with self._change(tenant_id, container_id) as entry:
+            entry.kept.wanted = False
             if entry.state in (State.RUNNING, State.PAUSED):
-                await self._stop(entry, timeout_s, "stopped" if timeout_s > 0 else "killed")
+                await self._lifecycle.stop(entry, timeout_s, "stopped" if timeout_s > 0 else "killed")
+            elif entry.state is State.EXITED:
+                await self._registry.move(entry, None)  # it does not come back by itself either
             elif entry.state is State.ERROR:
                 await self._runtime.stop(container_id, 0)
         return await self._record(entry)
-
-    async def _stop(self, entry: ContainerEntry, timeout_s: float, reason: str) -> None:
-        await self._registry.move(entry, State.STOPPING)
-        await self._runtime.stop(entry.container_id, timeout_s)
-        kept = entry.kept
-        if entry.command_running or kept.exit_code is None:
-            kept.exit_code, kept.exit_reason = KILLED if entry.command_running else 0, reason
-        entry.command_running = False
-        kept.exited_at = iso(self._clock.wall())
-        await self._registry.move(entry, State.EXITED)
 
     async def pause(self, tenant_id: str, container_id: str) -> ContainerRecord:
         async with self._change(tenant_id, container_id) as entry:
             if entry.state is not State.PAUSED:
                 if entry.state is not State.RUNNING:
                     raise _not_running(entry)
-                await self._runtime.pause(container_id)
-                await self._registry.move(entry, State.PAUSED)
+                await self._lifecycle.pause(entry)
         return await self._record(entry)
 
     async def resume(self, tenant_id: str, container_id: str) -> ContainerRecord:
@@ -240,11 +197,7 @@ class ContainerService:
             if entry.state is not State.RUNNING:
                 if entry.state is not State.PAUSED:
                     raise Conflict("the container is not paused", details={"state": entry.state}, hint="Start it.")
-                await self._runtime.resume(container_id)
-                live = self._runtime.get(container_id)
-                if live is not None:
-                    await self._attend(entry, live, start_command=False)
-                await self._registry.move(entry, State.RUNNING)
+                await self._lifecycle.resume(entry)
         return await self._record(entry)
 
     async def rename(self, tenant_id: str, container_id: str, new_name: str) -> ContainerRecord:
@@ -259,9 +212,11 @@ class ContainerService:
         """Merge (None takes one out) or replace what new commands get, the next start's own command among them."""
         async with self._change(tenant_id, container_id) as entry:
             merged = {**({} if replace else entry.spec.environment), **values}
-            checked = ContainerCreate.model_validate(
-                entry.spec.model_dump() | {"environment": {k: v for k, v in merged.items() if v is not None}}
-            )
+            whole = {name: value for name, value in merged.items() if value is not None}
+            try:
+                checked = ContainerCreate.model_validate(entry.spec.model_dump() | {"environment": whole})
+            except ValidationError as error:  # each part was checked: together they are too much
+                raise InvalidValue(f"environment: {error.errors()[0]['msg']}") from None
             entry.kept.spec = checked
             await self._registry.move(entry, None)
         return dict(checked.environment)
@@ -290,18 +245,8 @@ class ContainerService:
     async def delete(self, tenant_id: str, container_id: str) -> None:
         """Whatever state it is in: what runs is killed, then all of it goes."""
         async with self._change(tenant_id, container_id) as entry:
-            await self._delete(entry)
-
-    async def _delete(self, entry: ContainerEntry) -> None:
-        if entry.state in (State.RUNNING, State.PAUSED):
-            await self._stop(entry, 0, "killed")
-        if entry.state is not State.DELETING:
-            await self._registry.move(entry, State.DELETING)
-        await self._runtime.delete(entry.container_id)
-        await asyncio.to_thread(_remove_logs, self.log_folder(entry.container_id))
-        await self._registry.delete(entry)
-        for table in (self._command_started, self._in_a_row, self._kills):
-            table.pop(entry.container_id, None)
+            entry.kept.wanted = False
+            await self._lifecycle.delete(entry)
 
     @asynccontextmanager
     async def _change(self, tenant_id: str, container_id: str) -> AsyncIterator[ContainerEntry]:
@@ -309,198 +254,60 @@ class ContainerService:
         async with entry.lock:
             if entry.state is State.DELETED:  # while we waited
                 raise ContainerNotFound(f"no container {container_id}")
-            await self.settle(entry)
+            await self._lifecycle.settle(entry)
             self._registry.get(tenant_id, container_id)  # what was half deleted is gone now
             yield entry
 
     # --- what happens by itself -----------------------------------------------------------------------------------
 
-    async def settle(self, entry: ContainerEntry) -> None:
-        """Bring what an earlier verb or node left half done to a state that stands. The lock is the caller's."""
-        live = self._runtime.get(entry.container_id)
-        if entry.state is State.STARTING:
-            if live is not None:
-                await self._attend(entry, live, start_command=True)
-                await self._registry.move(entry, State.RUNNING)
-            else:
-                await self._runtime.stop(entry.container_id, 0)
-                entry.kept.error_message = entry.kept.error_message or "its start was broken off"
-                await self._registry.move(entry, State.ERROR)
-        elif entry.state in (State.RUNNING, State.PAUSED) and live is None:
-            await self._gone(entry, "init_died")
-        elif entry.state is State.STOPPING:
-            await self._runtime.stop(entry.container_id, 0)
-            entry.command_running = False
-            if entry.kept.exit_code is None:
-                entry.kept.exit_code, entry.kept.exit_reason = KILLED, "killed"
-            entry.kept.exited_at = entry.kept.exited_at or iso(self._clock.wall())
-            await self._registry.move(entry, State.EXITED)
-        elif entry.state is State.DELETING:
-            await self._delete(entry)
-
-    async def _attend(self, entry: ContainerEntry, live: LiveContainer, *, start_command: bool) -> None:
-        """Give init the files for its command's output, and start the command, or see how it stands."""
-        live.on_main_exit = lambda code: self._command_ended(entry, code)
-        link = live.link
-        if link is None:
-            raise ContainerNotRunning("the container's init does not answer", details={"state": entry.state})
-        files = await asyncio.to_thread(open_files, self.log_folder(entry.container_id))
-        try:
-            await link.set_log(files, FILE_LIMIT_BYTES)
-        finally:
-            for fd in files:
-                os.close(fd)
-        seen = await link.status()
-        if seen.main_pid is not None:
-            entry.command_running = seen.main_exit is None
-            if seen.main_exit is not None and entry.kept.exit_code is None:
-                entry.kept.exit_code, entry.kept.exit_reason = seen.main_exit, exit_reason(seen.main_exit, False)
-        elif start_command:
-            await self._start_command(entry, live)
-
-    async def _start_command(self, entry: ContainerEntry, live: LiveContainer) -> None:
-        command = main_command(entry)
-        if command is None or live.link is None:
-            return
-        entry.kept.exit_code = entry.kept.exit_reason = None
-        try:
-            await live.link.start_main(command)
-        except CommandNotStarted as error:
-            entry.kept.exit_code, entry.kept.exit_reason = error.exit_code, "not_started"
-            entry.kept.error_message = str(error)
-            return
-        entry.command_running = True
-        self._command_started[entry.container_id] = self._clock.now()
-
-    def _command_ended(self, entry: ContainerEntry, code: int) -> None:
-        entry.command_running = False
-        entry.kept.exit_code = code
-        entry.kept.exited_at = iso(self._clock.wall())
-        entry.kept.exit_reason = exit_reason(code, False)
-        self._own(self._after_command(entry, code), f"after the command of {entry.container_id}")
-
-    async def _after_command(self, entry: ContainerEntry, code: int) -> None:
-        if code == KILLED and entry.state is State.RUNNING:
-            try:
-                kills = int((await self._runtime.usage(entry.container_id))["oom_kills"])
-            except QuiltError:
-                kills = 0  # it is ending: its own end says why
-            entry.kept.exit_reason = exit_reason(code, kills > self._kills.get(entry.container_id, 0))
-            self._kills[entry.container_id] = kills
-        if entry.state in (State.RUNNING, State.PAUSED):
-            await self._registry.move(entry, None)
-        pause = self._pause(entry, code)
-        if pause is None:
-            return
-        await asyncio.sleep(pause)
-        async with entry.lock:
-            live = self._runtime.get(entry.container_id)
-            if entry.state is State.RUNNING and live is not None and not entry.command_running:
-                entry.kept.restart_count += 1
-                await self._start_command(entry, live)
-                await self._registry.move(entry, None)
-
-    def _pause(self, entry: ContainerEntry, code: int) -> float | None:
-        ctr = entry.container_id
-        ran_s = self._clock.now() - self._command_started.get(ctr, self._clock.now())
-        pause = pause_before_restart(entry.spec.restart, code, self._in_a_row.get(ctr, 0), ran_s)
-        self._in_a_row[ctr] = 1 if pause is None or ran_s >= 10 else self._in_a_row.get(ctr, 0) + 1
-        return pause
-
-    def _init_gone(self, container_id: str, reason: str) -> None:
-        entry = next((e for e in self._registry.all() if e.container_id == container_id), None)
-        if entry is not None:
-            self._own(self._after_init(entry, reason), f"after the init of {container_id}")
-
-    async def _after_init(self, entry: ContainerEntry, reason: str) -> None:
-        async with entry.lock:
-            if entry.state not in (State.RUNNING, State.PAUSED) or self._runtime.get(entry.container_id) is not None:
-                return
-            await self._gone(entry, reason)
-        pause = self._pause(entry, KILLED)
-        if pause is not None:
-            await asyncio.sleep(pause)
-            await self._start_again(entry)
-
-    async def _start_again(self, entry: ContainerEntry) -> None:
-        async with entry.lock:
-            if entry.state is State.EXITED:
-                entry.kept.restart_count += 1
-                await self._start(entry)
-
-    async def _gone(self, entry: ContainerEntry, reason: str) -> None:
-        """Its init has ended, and with it everything in it."""
-        await self._registry.move(entry, State.STOPPING)
-        await self._runtime.stop(entry.container_id, 0)
-        entry.command_running = False
-        entry.kept.exit_code, entry.kept.exit_reason = KILLED, reason
-        entry.kept.exited_at = iso(self._clock.wall())
-        await self._registry.move(entry, State.EXITED)
-
     async def run(self) -> None:
-        """Delete what has lived its time, until cancelled."""
+        """Delete what has lived its time, and settle what was left half done, until cancelled."""
         while True:
-            await asyncio.sleep(TTL_LOOK_S)
-            now = self._clock.wall()
-            for entry in self._registry.all():
-                if entry.kept.expires_at is not None and entry.kept.expires_at <= now:
-                    try:
-                        await self.delete(entry.tenant_id, entry.container_id)
-                    except NotFound:
-                        continue
-                    except QuiltError as error:
-                        log.warning("container %s has expired, and stays for now: %s", entry.name, error.message)
+            await asyncio.sleep(LOOK_S)
+            self._look()
+
+    def _look(self) -> None:
+        """What is found is done beside: one that takes long, or fails, keeps none of the others waiting."""
+        now = self._clock.wall()
+        for entry in self._registry.all():
+            if entry.lock.locked():
+                continue  # somebody is at it
+            if policy.expired(entry.kept.expires_at, now):
+                self._lifecycle.own(self._expire(entry), f"expire {entry.container_id}")
+            elif self._lifecycle.unsettled(entry):
+                self._lifecycle.own(self._settle(entry), f"settle {entry.container_id}")
+
+    async def _expire(self, entry: ContainerEntry) -> None:
+        with contextlib.suppress(ContainerNotFound):
+            await self.delete(entry.tenant_id, entry.container_id)
+
+    async def _settle(self, entry: ContainerEntry) -> None:
+        async with entry.lock:
+            await self._lifecycle.settle(entry)
 
     async def restore(self) -> None:
         """At a node's start: take what runs over, settle what was half done, and start what is to run always."""
         await self._registry.load()
-        await self._runtime.adopt({entry.container_id: entry.tenant_id for entry in self._registry.all()})
-        for entry in self._registry.all():
-            async with entry.lock:
-                try:
-                    await self._take_over(entry)
-                except QuiltError as error:
-                    log.warning("container %s could not be settled: %s", entry.container_id, error.message)
+        entries = self._registry.all()
+        ended = await self._runtime.adopt({entry.container_id: entry.tenant_id for entry in entries})
+        await asyncio.to_thread(self._lifecycle.remove_old_logs)
+        # Beside each other: one whose init does not answer must not keep the node from starting.
+        await asyncio.gather(*(self._take_over(entry, ended.get(entry.container_id)) for entry in entries))
 
-    async def _take_over(self, entry: ContainerEntry) -> None:
-        live = self._runtime.get(entry.container_id)
-        was_running = entry.state is State.RUNNING
-        await self.settle(entry)
-        if live is not None and was_running:
-            await self._attend(entry, live, start_command=False)
-        elif was_running and live is None and entry.spec.restart == "always":
-            entry.attached = self.attachments(entry.tenant_id, entry.spec.volumes)
-            await self._start(entry)
+    async def _take_over(self, entry: ContainerEntry, reason: str | None) -> None:
+        async with entry.lock:
+            try:
+                await self._lifecycle.take_over(entry, reason)
+            except QuiltError as error:
+                log.warning("container %s could not be settled: %s", entry.name, error.message)
 
     def log_folder(self, container_id: str) -> Path:
         """Where its command's output is kept."""
-        return self._logs / container_id
-
-    def _own(self, work: Any, name: str) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(_logged(work, name), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._lifecycle.log_folder(container_id)
 
     async def close(self) -> None:
         """End what goes on by itself. Containers run on."""
-        for task in builtins.list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-async def _logged(work: Any, name: str) -> None:
-    try:
-        await work
-    except QuiltError as error:
-        log.warning("%s: %s", name, error.message)
-
-
-def _remove_logs(folder: Path) -> None:
-    for path in folder.iterdir() if folder.is_dir() else ():
-        path.unlink(missing_ok=True)
-    if folder.is_dir():
-        folder.rmdir()
+        await self._lifecycle.close()
 
 
 def _no_volumes(_tenant_id: str, volumes: builtins.list[str]) -> tuple[Attached, ...]:

@@ -57,7 +57,8 @@ class Checks(Record):
 
 class ContainerRecord(Record):
     """Times are ISO 8601 UTC. `exit_code` is the command's (128 + signal where one ended it); `exit_reason` tells apart
-    `exited`, `signalled`, `out_of_memory`, `init_died`, `stopped`, `killed`.
+    `exited`, `signalled`, `out_of_memory`, `not_started`, `init_died`, `stopped`, `killed`, and `platform_ended` of one
+    that ran when the platform or the machine went down.
     """
 
     container_id: str

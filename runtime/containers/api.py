@@ -5,7 +5,7 @@ Not here: records, names, restart policy, quotas (`pool.containers`); how a sand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -180,9 +180,10 @@ class Containers(Protocol):
         """Change the limits in force."""
         ...
 
-    async def adopt(self, tenant_ids: Mapping[str, str]) -> None:
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, str]:
         """At start: connect again to what runs of `tenant_ids` (container id → tenant id); end and remove every other
-        user container.
+        user container. Why those that do not run have ended, by id: as `on_gone` says it, or `platform_ended` where
+        nothing was left of them.
         """
         ...
 
@@ -196,6 +197,14 @@ class Containers(Protocol):
 
     def has_image(self, name: str) -> bool:
         """Whether a container of that image can be started now. No I/O."""
+        ...
+
+    async def unpack(self, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]) -> tuple[int, int]:
+        """Unpack a tar or tar.gz below `path` of one that runs: (entries, bytes). As runtime.volumes.api says."""
+        ...
+
+    def pack(self, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
+        """What is at `path` of one that runs as a tar (tar.gz)."""
         ...
 
     def on_gone(self, callback: Callable[[str, str], None]) -> None:

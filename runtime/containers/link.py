@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
+import signal
 import socket
 import struct
 import termios
@@ -215,6 +217,13 @@ class InitLink:
         """A command was started in the very turn in which its caller was cancelled: nobody will read it."""
         if process is not None:
             _close([process.stdin] if process.stderr is None else [process.stdin, process.stdout, process.stderr])
+            self._end_unseen(process.pid)
+
+    def _end_unseen(self, pid: int) -> None:
+        """Kill what nobody asks for any more. Where init takes no message now, it is left with its pipes closed."""
+        if self._sock is not None:
+            with contextlib.suppress(OSError):
+                self._sock.send(REQUEST.pack(Op.KILL, 0, KILL_GROUP, pid, signal.SIGKILL, 0, 0))
 
     async def _send(self, message: bytes, fds: list[int], number: int, future: asyncio.Future[Answer]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -278,7 +287,9 @@ class InitLink:
         else:
             future = self._waiting.get(number)
             if future is None or future.done():
-                _close(fds)  # its caller has gone; the command finds its pipes closed
+                _close(fds)  # its caller has gone
+                if kind == Kind.STARTED and fds:
+                    self._end_unseen(a)
                 return
             process = None
             if kind == Kind.STARTED and len(fds) in (1, 3):

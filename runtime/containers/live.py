@@ -56,7 +56,8 @@ class Live:
     async def ended(self, timeout_s: float) -> bool:
         """Whether init ends within that time."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
         return self._ended.is_set()
 
     def memory_bytes(self) -> int | None:
@@ -86,9 +87,22 @@ class Live:
                     log.info("container %s: %s", self.container_id, error.message)
                     continue
                 self._connect(sock)
+                await self._catch_up()
                 return
         finally:
             self._rejoining = None
+
+    async def _catch_up(self) -> None:
+        """The command may have ended while nobody was connected."""
+        if self.link is None:
+            return
+        try:
+            seen = await self.link.status()
+        except QuiltError as error:
+            log.info("container %s: %s", self.container_id, error.message)
+            return
+        if seen.main_exit is not None:
+            self.on_main_exit(seen.main_exit)
 
     async def close(self) -> None:
         """Let go of it: nothing is ended. Idempotent."""

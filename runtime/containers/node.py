@@ -8,27 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from quilt_fn.errors import ContainerNotRunning, ImageNotFound, InvalidValue, QuiltError, VolumeNotFound
 from runtime.containers.api import Containers, ContainerSpec
 from runtime.containers.live import Live
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
+from runtime.volumes.archives import ARCHIVE_TIMEOUT_S, Archives, Ask
+from runtime.volumes.store import told
+
+log = logging.getLogger(__name__)
 
 STOP_LOOK_S = 0.02
 USAGE = ("memory_bytes", "memory_peak_bytes", "cpu_seconds", "pids", "oom_kills")
 START_TIMEOUT_S = 30.0
+ADOPTED_AT_ONCE = 16
+HINT = "`quilt images list` shows what there is"
 
 
 class NodeContainers:
     """See runtime.containers.api.Containers for the contract of each method."""
 
-    def __init__(self, spawner: SpawnerClient) -> None:
+    def __init__(self, spawner: SpawnerClient, has_image: Callable[[str], bool]) -> None:
         self._spawner = spawner
+        self._has_image = has_image
+        self._archives = Archives()
         self._live: dict[str, Live] = {}
         self._stopping: set[str] = set()
         self._gone: list[Callable[[str, str], None]] = []
@@ -55,7 +64,8 @@ class NodeContainers:
             if what == "target":
                 raise InvalidValue(error.message) from error
             if error.kind == "absent":
-                raise ImageNotFound(error.message, hint="`quilt images list` shows what there is") from error
+                hint = f"`quilt images build {spec.image}` builds it" if what == "build" else HINT
+                raise ImageNotFound(error.message, hint=hint) from error
             raise
         return self._joined(spec.container_id, spec.tenant_id, answer, fds)
 
@@ -122,11 +132,28 @@ class NodeContainers:
                 raise InvalidValue(error.message, details=error.details) from error
             raise
 
+    async def unpack(self, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]) -> tuple[int, int]:
+        done = await self._archives.into(self._archive("unpack_into", container_id, path=path, strip=strip), body)
+        return int(done["entries"]), int(done["bytes"])
+
+    def pack(self, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
+        return self._archives.out_of(self._archive("pack_from", container_id, path=path, zipped=zipped))
+
+    def _archive(self, op: str, container_id: str, **how: Any) -> Ask:
+        async def ask(fds: list[int]) -> dict[str, Any]:
+            try:
+                answer, _ = await self._spawner.request(
+                    op, fds, container=container_id, timeout_s=ARCHIVE_TIMEOUT_S, **how
+                )
+            except SpawnerFailed as error:
+                raise told(error) from error
+            return answer
+
+        return ask
+
     async def usage(self, container_id: str) -> dict[str, Any]:
         answer = await self._of_running("usage", container_id)
-        return {
-            name: answer[name] for name in ("memory_bytes", "memory_peak_bytes", "cpu_seconds", "pids", "oom_kills")
-        }
+        return {name: answer[name] for name in USAGE}
 
     async def processes(self, container_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -146,21 +173,32 @@ class NodeContainers:
                 raise ContainerNotRunning("the container does not run", details={"state": "exited"}) from error
             raise
 
-    async def adopt(self, tenant_ids: Mapping[str, str]) -> None:
-        after, more = "", True
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, str]:
+        found: list[dict[str, Any]] = []
+        more = True
         while more:
-            answer, _ = await self._spawner.request("machines", after=after)
+            answer, _ = await self._spawner.request("machines", after=found[-1]["container"] if found else "")
+            found += answer["machines"]
             more = answer["more"]
-            for found in answer["machines"]:
-                after = found["container"]
-                if tenant_ids.get(after) != found["tenant"]:
-                    await self._spawner.request("remove", container=after)
-                elif found["alive"] and after not in self._live:
-                    with contextlib.suppress(SpawnerFailed):  # it has ended since
-                        joined, fds = await self._spawner.request("rejoin", container=after, tenant=found["tenant"])
-                        self._joined(after, found["tenant"], joined, fds)
-                elif not found["alive"]:
-                    await self._spawner.request("halt", container=after)
+        room = asyncio.Semaphore(ADOPTED_AT_ONCE)
+        reasons: dict[str, str] = {}
+
+        async def settle(container_id: str, tenant_id: str, alive: bool) -> None:
+            async with room:
+                if tenant_ids.get(container_id) != tenant_id:
+                    await self._spawner.request("remove", container=container_id)
+                    return
+                if alive and container_id not in self._live:
+                    with contextlib.suppress(SpawnerFailed):  # it has ended since, or can't be spoken to: it goes
+                        joined, fds = await self._spawner.request("rejoin", container=container_id, tenant=tenant_id)
+                        self._joined(container_id, tenant_id, joined, fds)
+                if container_id not in self._live:
+                    reasons[container_id] = _reason(
+                        (await self._spawner.request("halt", container=container_id))[0], "platform_ended"
+                    )
+
+        await asyncio.gather(*(settle(each["container"], each["tenant"], each["alive"]) for each in found))
+        return reasons
 
     def _init_ended(self, live: Live) -> None:
         """By itself, unless we are stopping it."""
@@ -171,16 +209,17 @@ class NodeContainers:
         task.add_done_callback(self._tasks.discard)
 
     async def _after_init(self, live: Live) -> None:
-        reason = "init_died"
         try:
-            answer, _ = await self._spawner.request("halt", container=live.container_id)
-            if answer["oom_kills"]:
-                reason = "out_of_memory"
+            reason = _reason((await self._spawner.request("halt", container=live.container_id))[0], "init_died")
         except QuiltError as error:
-            reason = f"init_died ({error.message})"
-        await self._forget(live.container_id)
-        for callback in self._gone:
+            log.warning("container %s: why it ended can't be told: %s", live.container_id, error.message)
+            reason = "init_died"
+        if self._live.get(live.container_id) is not live:
+            return  # it was stopped or deleted meanwhile
+        del self._live[live.container_id]
+        for callback in self._gone:  # in the same turn: nobody finds it gone without a reason
             callback(live.container_id, reason)
+        await live.close()
 
     async def _forget(self, container_id: str) -> None:
         live = self._live.pop(container_id, None)
@@ -195,11 +234,18 @@ class NodeContainers:
             await self._forget(container_id)
 
     def has_image(self, name: str) -> bool:
-        return name == "host"
+        return self._has_image(name)
 
     def health(self) -> str | None:
         """Why containers can't be started now; None where they can."""
         return None if self._spawner.connected else "the spawner is not connected; it is being restarted"
+
+
+def _reason(halted: Mapping[str, Any], without_group: str) -> str:
+    """Why a container's init has ended, from what `halt` found; `without_group` where nothing was left of it."""
+    if halted["oom_kills"]:
+        return "out_of_memory"
+    return "init_died" if halted["ran"] else without_group
 
 
 if TYPE_CHECKING:

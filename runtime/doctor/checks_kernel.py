@@ -97,6 +97,35 @@ def cgroup_layout(machine: Machine) -> tuple[str, frozenset[str]]:
     return ("hybrid" if beside else "v1") if names else "none", frozenset(names)
 
 
+def swap(machine: Machine, settings: Settings) -> Finding:
+    """Whether the limits of memory count what is swapped out. On v2 only groups below the root have the file."""
+    layout, _ = cgroup_layout(machine)
+    swaps = machine.read("/proc/swaps")
+    used = swaps is not None and len(swaps.splitlines()) > 1
+    groups, limit, file = ["/sys/fs/cgroup/memory"], "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+    if layout == "v2":
+        own = re.search(r"^0::(/.*)$", machine.read("/proc/self/cgroup") or "", re.MULTILINE)
+        names = [own[1].strip("/") if own else "", "init.scope", "system.slice"]
+        groups, limit, file = [f"/sys/fs/cgroup/{name}" for name in names if name], "memory.max", "memory.swap.max"
+    seen = [group for group in groups if machine.exists(f"{group}/{limit}")]
+    if layout == "none":
+        ok, detail = False, "there are no cgroups to limit it in"
+    elif swaps is None:
+        ok, detail = True, "this kernel has no swap"
+    elif any(machine.exists(f"{group}/{file}") for group in seen):
+        ok, detail = True, f"limited by {file}"
+    else:
+        detail = f"no {file} in this kernel" if seen else f"no group to look for {file} in; /api/system/info will know"
+        ok, detail = not used, f"{detail}; {'swap is on' if used else 'no swap is on'}"
+    return Finding(
+        "swap limit",
+        ok,
+        detail,
+        "what a function uses over its memory limit goes to swap, instead of ending it",
+        "boot with the kernel option swapaccount=1, or switch swap off (swapoff -a)",
+    )
+
+
 def mounts(machine: Machine) -> list[tuple[str, str, str, list[str]]]:
     """(source, folder, filesystem, options) of each mount, the latest last."""
     found = []

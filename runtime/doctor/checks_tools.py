@@ -52,7 +52,12 @@ def redis(machine: Machine, settings: Settings) -> Finding:
     lost = "functions and invocations have nowhere to be kept, so the platform does not start"
     get = "apt-get install redis-server, or name a Redis of yours in QUILT_REDIS_URL"
     if settings.redis_url:
-        return Finding("redis-server", True, "QUILT_REDIS_URL names one", lost, get, required=True)
+        durable, why = machine.redis(settings.redis_url)
+        return Finding(
+            "redis-server", durable is not False, f"QUILT_REDIS_URL names one; {why}",
+            "what was answered as done may be gone after a crash of that Redis",
+            "CONFIG SET appendonly yes and appendfsync always there",
+        )  # fmt: skip
     program = machine.which("redis-server")
     if program is None:
         return Finding("redis-server", False, "not found", lost, get, required=True)

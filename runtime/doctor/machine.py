@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from quilt_fn.settings import Settings
-from runtime.doctor import places
+from runtime.doctor import places, redis_durability
 from runtime.doctor.node_user import NodeUser, node_user
 
 PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
@@ -42,6 +42,10 @@ class Machine(Protocol):
     def node_user(self) -> NodeUser | str: ...
 
     def criu(self) -> list[str] | None: ...
+
+    def redis(self, url: str) -> tuple[bool | None, str]:
+        """Whether the Redis at `url` is durable (None: not known), and why."""
+        ...
 
 
 class RealMachine:
@@ -102,6 +106,9 @@ class RealMachine:
 
     def node_user(self) -> NodeUser | str:
         return node_user(self._settings)
+
+    def redis(self, url: str) -> tuple[bool | None, str]:
+        return redis_durability.ask(url)
 
     def criu(self) -> list[str] | None:
         return places.criu_argv(self._settings)

@@ -21,6 +21,7 @@ CHECKS: Sequence[Callable[[Machine, Settings], Finding]] = (
     checks_kernel.kernel,
     checks_kernel.user_namespaces,
     checks_kernel.cgroups,
+    checks_kernel.swap,
     checks_kernel.overlay,
     checks_kernel.state_folder,
     checks_kernel.seccomp,

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import loop, wire
 from .context import Request, StaticInfo
-from .failure import NotSerialisable, Send, fail, flush_output
+from .failure import Send, fail, flush_output
 from .response import Reply, read_headers
 from .wsgi import request_of
 
@@ -72,10 +72,8 @@ class AsgiApp:
             exchange.finish()
         except _SendFailed as broken:
             raise broken.error from None
-        except NotSerialisable as error:
-            fail(send, "RESULT_NOT_SERIALISABLE", error)
         except BaseException as error:
-            fail(send, "HANDLER_ERROR", error)
+            fail(send, error)
 
 
 def _bytes(text: str) -> bytes:

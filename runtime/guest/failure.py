@@ -15,7 +15,8 @@ from typing import Any
 
 from . import wire
 
-Send = Callable[[int, dict[str, Any], bytes], None]
+Send = Callable[[int, dict[str, Any] | bytes, bytes], None]
+"""Kind, meta (a dict, or JSON that stands ready), body: `instance.Frames.send`."""
 
 MESSAGE_LIMIT = 32_000
 TRACEBACK_LIMIT = 128_000
@@ -36,11 +37,14 @@ def flush_output() -> None:
                 continue
 
 
-def fail(send: Send, code: str, error: BaseException, *, pickled: bool = False, limit: int = 0) -> None:
-    """Send `error` as FAIL; with `pickled`, and where it survives the way there and back, the exception itself too."""
+def fail(send: Send, error: BaseException, code: str | None = None, *, pickled: bool = False, limit: int = 0) -> None:
+    """Send `error`, raised by user code or for its result, as FAIL; `code` where it is neither.
+
+    With `pickled`, and where it survives the way there and back, the exception itself goes too.
+    """
     flush_output()
     meta = {
-        "code": code,
+        "code": code or ("RESULT_NOT_SERIALISABLE" if isinstance(error, NotSerialisable) else "HANDLER_ERROR"),
         "type": type_name(error),
         "message": message(error),
         "traceback": None if isinstance(error, NotSerialisable) else format_traceback(error),

@@ -117,11 +117,8 @@ class Handler:
             if inspect.isawaitable(result):
                 result = _await(result)
             reply = interpret(result)
-        except NotSerialisable as error:
-            fail(send, "RESULT_NOT_SERIALISABLE", error)
-            return
         except BaseException as error:
-            fail(send, "HANDLER_ERROR", error)
+            fail(send, error)
             return
         deliver(reply, send, static.result_limit)
 
@@ -134,14 +131,14 @@ class Handler:
         try:
             args, kwargs = pickle.loads(body)
         except BaseException as error:
-            fail(send, "BAD_EVENT", error)
+            fail(send, error, "BAD_EVENT")
             return
         try:
             result = self.function(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = _await(result)
         except BaseException as error:
-            fail(send, "HANDLER_ERROR", error, pickled=True, limit=limit)
+            fail(send, error, pickled=True, limit=limit)
             return
         try:
             import cloudpickle  # type: ignore[import-untyped]
@@ -149,7 +146,7 @@ class Handler:
             data = cloudpickle.dumps(result, protocol=5)
         except BaseException as error:
             text = f"the result, a {type(result).__name__}, cannot be pickled: {error}"
-            fail(send, "RESULT_NOT_SERIALISABLE", NotSerialisable(text))
+            fail(send, NotSerialisable(text))
             return
         deliver(Reply("pickle", data), send, limit)
 
@@ -196,6 +193,9 @@ def deliver(reply: Reply, send: Send, limit: int) -> None:
         refuse(send, "RESULT_TOO_LARGE", f"a result of {len(reply.body)} bytes; the limit is {limit}", "ResultTooLarge")
         return
     flush_output()
+    if reply.status == 200 and not reply.headers:
+        send(wire.RESULT, wire.PLAIN_RESULT[reply.kind], reply.body)
+        return
     meta = {"status": reply.status, "headers": reply.headers, "kind": reply.kind, "stream": False}
     send(wire.RESULT, meta, reply.body)
 
@@ -212,11 +212,8 @@ def _deliver_stream(reply: Reply, send: Send) -> None:
                 data = encode_piece(piece)
             except StopIteration:
                 break
-            except NotSerialisable as error:
-                fail(send, "RESULT_NOT_SERIALISABLE", error)
-                return
             except BaseException as error:
-                fail(send, "HANDLER_ERROR", error)
+                fail(send, error)
                 return
             if not begun:
                 begun = True

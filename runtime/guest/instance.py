@@ -52,8 +52,12 @@ class Frames:
         self.rest = rest[end:]
         return kind, json.loads(rest[wire.HEADER.size : start]) if meta_size else {}, rest[start:end]
 
-    def send(self, kind: int, meta: dict[str, Any], body: bytes = b"") -> None:
-        text = json.dumps(meta, separators=(",", ":")).encode() if meta else b""
+    def send(self, kind: int, meta: dict[str, Any] | bytes, body: bytes = b"") -> None:
+        """`meta` as a dict, or as JSON that stands ready."""
+        if isinstance(meta, bytes):
+            text = meta
+        else:
+            text = json.dumps(meta, separators=(",", ":")).encode() if meta else b""
         head = wire.HEADER.pack(kind, len(text), len(body)) + text
         if len(body) <= JOIN_LIMIT:
             self.sock.sendall(head + body)

@@ -28,6 +28,12 @@ HEADER = struct.Struct("!BII")
 CONFIG, INVOKE = 1, 2
 READY, RESULT, CHUNK, END, FAIL = 16, 17, 18, 19, 20
 
+PLAIN_RESULT = {
+    kind: f'{{"status":200,"headers":[],"kind":"{kind}","stream":false}}'.encode()
+    for kind in ("json", "text", "bytes", "pickle")
+}
+"""The meta of nearly every RESULT, by kind, made once."""
+
 META_LIMIT = 1 << 20
 """A larger meta is a protocol error: what is large belongs into the body."""
 BODY_LIMIT = 1 << 30

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .context import Request, StaticInfo
-from .failure import NotSerialisable, Send, fail
+from .failure import Send, fail
 from .response import Reply, read_headers
 
 Write = Callable[[bytes], None]
@@ -34,11 +34,8 @@ class WsgiApp:
 
         try:
             reply = self._reply(request_of(meta, body), static)
-        except NotSerialisable as error:
-            fail(send, "RESULT_NOT_SERIALISABLE", error)
-            return
         except BaseException as error:
-            fail(send, "HANDLER_ERROR", error)
+            fail(send, error)
             return
         deliver(reply, send, static.result_limit)
 

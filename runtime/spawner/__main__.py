@@ -41,7 +41,8 @@ def main() -> int:
     operations.collect(config)
     networks = Networks(config)
     networks.prepare(machines.alive(config), {ctr for ctr, _ in machines.there(config)})
-    for reason in (networks.reason, networks.containers.reason, networks.containers.egress_reason):
+    reasons = (networks.reason, networks.containers.reason, networks.containers.egress_reason, groups.swap_unlimited())
+    for reason in reasons:
         if reason:
             print(f"quilt spawner: {reason}", file=sys.stderr)
     _raise_limit(Path("/proc/sys/fs/inotify/max_user_instances"), INOTIFY_INSTANCES)

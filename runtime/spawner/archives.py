@@ -107,7 +107,9 @@ def _entries(top: files.Top, bounded: Bounded, below: PurePosixPath, strip: int,
         if name is None:
             continue
         try:
-            _entry(top, tar, bounded, member, str(below / name), below, strip)
+            place = str(below / name)
+            with contextlib.nullcontext(top) if member.isdir() else files.near(top, place) as here:
+                _entry(here, tar, bounded, member, place, below, strip)
         except OSError as error:
             raise files.told(error, f"entry {member.name!r} of the archive") from None
         done["entries"] += 1
@@ -135,7 +137,7 @@ def _entry(top: files.Top, tar: tarfile.TarFile, bounded: Bounded, member: tarfi
                 _copy(source_file, target, top)
             times = int(member.mtime) if 0 <= member.mtime < 1 << 40 else 0
             os.utime(out, (times, times))
-            files.commit(top, staged, path, member.mode & 0o777)
+            files.commit(top, staged, path, member.mode & 0o777, durable=False)
     else:
         raise Refused(f"entry {member.name!r} is neither a plain file nor a folder nor a link")
 

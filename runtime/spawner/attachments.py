@@ -92,7 +92,7 @@ class Attachments:
             for device in (self.bridge, *devices):
                 _set(f"ipv4/conf/{device}/forwarding", "1")
             _set(f"ipv6/conf/{self.bridge}/disable_ipv6", "1")
-            for ctr in self._known() - there:
+            for ctr in self.known() - there:
                 self.forget(ctr)
             for number in (self.state / "numbers").iterdir():
                 if number.read_text() not in there:  # claimed by an attach that was killed
@@ -279,11 +279,26 @@ ip saddr {self.subnet} ip daddr != {self.subnet} masquerade
     def address(self, found: Attachment) -> str | None:
         return str(self.subnet[found.number]) if self.subnet else None
 
+    def may_meet(self, found: Attachment, table: dict[str, Any]) -> bool:
+        """Whether `table`, as nft tells it, lets the container speak to its tenant's others."""
+        sets = [entry["set"] for entry in table["nftables"] if "set" in entry]
+        pairs = [tuple(pair["concat"]) for of in sets if of["name"] == "together" for pair in of.get("elem", [])]
+        group = self._group(found.tenant, found.egress)
+        return (group, group) in {(int(one), int(other)) for one, other in pairs}
+
+    @staticmethod
+    def index(link: str) -> int:
+        """The link's number; 0 where it is not there."""
+        try:
+            return socket.if_nametoindex(link)
+        except OSError:
+            return 0
+
     def sweep(self, running: Set[str]) -> None:
         """Remove the links that neither wait nor belong to a running container. No attach may be under way."""
         if not self.bridge:
             return
-        for ctr in self._known() - running:
+        for ctr in self.known() - running:
             self.release(ctr)
         with locked(self.pool_lock), Netlink() as netlink:
             kept = {found.link for ctr in running if (found := self.of(ctr))}
@@ -292,7 +307,8 @@ ip saddr {self.subnet} ip daddr != {self.subnet} masquerade
                 if path.name not in kept:
                     _delete(netlink, path.name)
 
-    def _known(self) -> set[str]:
+    def known(self) -> set[str]:
+        """The containers that have an address."""
         return {path.stem for path in self.state.glob("ctr_*.json")}
 
     def _note(self, ctr: str, found: Attachment) -> None:
@@ -346,9 +362,8 @@ def _set(name: str, value: str) -> None:
 
 def _delete(netlink: Netlink, link: str) -> None:
     """Idempotent: the kernel may be taking it away already, with the namespace of its other end."""
-    try:
-        index = socket.if_nametoindex(link)
-    except OSError:
+    index = Attachments.index(link)
+    if not index:
         return
     try:
         netlink.delete_link(index)

@@ -17,6 +17,8 @@ from pathlib import Path
 from runtime.spawner.protocol import Refused
 
 ROOT = Path("/sys/fs/cgroup")
+SWAPS = Path("/proc/swaps")
+"""What is swapped to; absent where the kernel was built without swap."""
 CPU_PERIOD_US = 100_000
 CONTROLLERS = ("memory", "cpu", "pids")
 
@@ -52,6 +54,22 @@ class Cgroups:
         _enable(ROOT / self.folder)
         there = (ROOT / self.folder / "cgroup.controllers").read_text().split()
         return [name for name in CONTROLLERS if name not in there]
+
+    def swap_unlimited(self) -> str | None:
+        """Why limits of memory don't count swap here; None where they do, and where there can be no swap. After
+        `prepare`.
+        """
+        if not SWAPS.exists():
+            return None
+        if self.v2:
+            file = self.bases[0] / "memory.swap.max"
+        else:
+            file = ROOT / "memory" / self.folder / "memory.memsw.limit_in_bytes"
+        try:
+            os.close(os.open(file, os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            return f"swap can't be limited ({file.name}: {error.strerror}): what is over a memory limit may go there"
+        return None
 
     def _everywhere(self) -> list[Path]:
         """Every folder of this platform, the freezer's too where it is mounted."""
@@ -111,6 +129,9 @@ class Cgroups:
                     if line.startswith("oom_kill "):
                         return int(line.split()[1])
         return 0
+
+    def there(self, name: str) -> bool:
+        return any((base / name).exists() for base in self.bases)
 
     def processes(self, name: str) -> set[int]:
         found: set[int] = set()
@@ -273,5 +294,6 @@ def _write(path: Path, value: object) -> None:
 
 
 def _write_if_there(path: Path, value: object) -> None:
+    """For what not every machine has; of swap `swap_unlimited` says that it was not there."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         _write(path, value)

@@ -83,12 +83,19 @@ def remove(path: Path) -> None:
 
 def started_at(pid: int) -> str:
     """The process's start time in clock ticks: with the pid and the boot, its identity."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat.rsplit(")", 1)[1].split()[19] + "@" + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return _stat(pid)[19] + "@" + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of its stat from the third, its state, on."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
 
 
 def same_process(meta: dict[str, Any]) -> bool:
+    """Whether the process that was noted still runs. A dead one that nobody has waited for yet does not: after a
+    spawner's death that is up to the machine's init, which may take its time.
+    """
     try:
-        return bool(meta["pid"] > 0) and bool(started_at(meta["pid"]) == meta["started"])
+        return meta["pid"] > 0 and started_at(meta["pid"]) == meta["started"] and _stat(meta["pid"])[0] not in "ZXx"
     except (FileNotFoundError, ProcessLookupError):
         return False

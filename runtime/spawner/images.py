@@ -1,5 +1,7 @@
 """The image `host` (a skeleton around this machine's /usr) and the guest: the two lowest layers of every root.
 
+Not here: the image `debian` (`debian`), and which image a name means (`image_names`).
+
 Both are made anew when what they are made from changes, under a name that is its fingerprint, so that containers which
 run on an older one keep theirs. /usr itself is not copied: it is mounted read-only into each root (`roots`).
 """
@@ -14,11 +16,9 @@ import py_compile
 import shutil
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.spawner.names import Config
-from runtime.spawner.protocol import Refused
 from runtime.spawner.tenants import locked
 
 LAYOUT = "5"
@@ -50,21 +50,6 @@ def host(config: Config) -> str:
     name = f"images/host-{host_fingerprint(config)}"
     _make_once(config, name, lambda root: _skeleton(root))
     return name
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """What a container stands on: a folder below the store, and whether this machine's /usr is mounted on it."""
-
-    folder: str
-    borrows_usr: bool
-
-
-def named(config: Config, name: object) -> Image:
-    """The image that is called `name`. Raises Refused (absent) where there is none."""
-    if name == "host":
-        return Image(host(config), borrows_usr=True)
-    raise Refused(f"there is no image {name!r}"[:200], "absent")
 
 
 @functools.cache
@@ -135,18 +120,7 @@ def _skeleton(root: Path) -> None:
     for name in ("tmp", "var/tmp", "dev/shm", "run/lock"):
         (root / name).chmod(0o1777)
     (root / "root").chmod(0o700)
-    for name, (major, minor) in _DEVICES.items():
-        node = root / "dev" / name
-        os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(major, minor))
-        node.chmod(0o666)
-    for name, link in (
-        ("ptmx", "pts/ptmx"),
-        ("fd", "/proc/self/fd"),
-        ("stdin", "fd/0"),
-        ("stdout", "fd/1"),
-        ("stderr", "fd/2"),
-    ):
-        (root / "dev" / name).symlink_to(link)
+    devices(root)
     etc = root / "etc"
     for name in _ETC:
         _copy(Path("/etc") / name, etc / name)
@@ -161,6 +135,22 @@ def _skeleton(root: Path) -> None:
     (etc / "mtab").symlink_to("/proc/self/mounts")
     servers = nameservers()
     (etc / "resolv.conf").write_text("".join(f"nameserver {s}\n" for s in servers))
+
+
+def devices(root: Path) -> None:
+    """The few device nodes that every container has, and the links of /dev, in the empty folder `dev` of `root`."""
+    for name, (major, minor) in _DEVICES.items():
+        node = root / "dev" / name
+        os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        node.chmod(0o666)
+    for name, link in (
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ):
+        (root / "dev" / name).symlink_to(link)
 
 
 def nameservers() -> list[str]:

@@ -1,7 +1,8 @@
 """Work on what a tenant sent or wrote, in a process without rights: it sees one folder, and is one of the tenant's ids.
 
-Two ways in: as one plain id of a range (`as_user`), and as root of a user namespace that has the tenant's range and
-nothing else (`as_tenant`), who may do with the tenant's files what root in a container may. Not here: the work.
+Three ways in: as one plain id of a range (`as_user`); as root of a user namespace that has the tenant's range and
+nothing else (`as_tenant`), who may do with the tenant's files what root in a container may; and as root of a container
+that runs (`as_root_of`). Not here: the work.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -53,10 +55,35 @@ def as_tenant(users: int, folder: int) -> None:
     _harmless(FILE_RIGHTS)
 
 
+def as_root_of(users: int, mounts: int) -> None:
+    """Enter a container's user and mount namespaces (closed here), as its root with the capabilities about files alone.
+
+    Its pid namespace is not entered: nothing in it can see, signal or trace this process.
+    """
+    kernel.setns(users, kernel.CLONE_NEWUSER)
+    kernel.setns(mounts, kernel.CLONE_NEWNS)
+    os.close(users)
+    os.close(mounts)
+    os.chdir("/")
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    _seal()
+    _harmless(FILE_RIGHTS)
+
+
 def _into(folder: int) -> None:
     os.fchdir(folder)
     os.chroot(".")
     os.chdir("/")
+    _seal()
+
+
+def _seal() -> None:
+    """What lies under the names of Python's own files is the tenant's from now on: none of it is imported or shown."""
+    sys.path.clear()
+    sys.meta_path.clear()
+    sys.tracebacklimit = 0
 
 
 def _harmless(capabilities: Iterable[int]) -> None:

@@ -39,7 +39,7 @@ PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
-RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 1, 2, 4, 8
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 _BENEATH_TRIES = 32
 """The kernel answers EAGAIN where a rename came between, which a hostile process can make happen often."""
 
@@ -156,15 +156,16 @@ def mount_setattr(tree: int, attributes: int, userns: int = 0, recursive: bool =
     )
 
 
-def open_beneath(directory: int, path: str, flags: int, resolve: int = 0) -> int:
+def open_beneath(directory: int, path: str, flags: int, resolve: int = 0, *, mounts: bool = False) -> int:
     """Open what `path` names beneath `directory`, however links and renames may twist it: never anything outside of it.
 
-    Links are followed as long as they stay beneath (ELOOP with RESOLVE_NO_SYMLINKS); no magic links, no other mounts.
+    Links are followed as long as they stay beneath (ELOOP with RESOLVE_NO_SYMLINKS); no magic links, and no other
+    mounts. With `mounts` the directory is taken for the root: other mounts in it are entered, and absolute links begin
+    at it.
     Raises OSError: EXDEV where the way leads out, EAGAIN where it was changed all the time.
     """
-    how = _OpenHow(
-        flags=flags | os.O_CLOEXEC, resolve=RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV | resolve
-    )
+    resolve |= RESOLVE_NO_MAGICLINKS | (RESOLVE_IN_ROOT if mounts else RESOLVE_BENEATH | RESOLVE_NO_XDEV)
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
     name = os.fsencode(path)
     for left in reversed(range(_BENEATH_TRIES)):
         fd: int = _libc.syscall(

@@ -104,14 +104,15 @@ def _install(config: Config, groups: Cgroups, group: str, builder: int, work: Pa
             os._exit(127)
     os.close(write)
     os.close(uv)
-    words = _listen(read, pid, say)
+    words = listen(read, pid, say)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code != 0:
         raise Refused(_explain(words, code), "build", {"log": words[-16_000:]})
     (work / "site").mkdir(exist_ok=True)
 
 
-def _listen(read: int, pid: int, say: Callable[[str], None]) -> str:
+def listen(read: int, pid: int, say: Callable[[str], None]) -> str:
+    """Say each line that a builder writes to the pipe; its last words at its end. After TIMEOUT_S it is killed."""
     deadline = time.monotonic() + TIMEOUT_S
     words = b""
     selector = selectors.DefaultSelector()

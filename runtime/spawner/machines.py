@@ -8,6 +8,8 @@ Not here: templates, whose containers end for good (`operations`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import re
@@ -15,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import images, roots, sandbox, tenants, volume_mounts
-from runtime.spawner.cgroups import Cgroups
+from runtime.spawner import container_archives, image_names, images, roots, sandbox, tenants, volume_mounts
+from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.names import Config, checked, write_json
 from runtime.spawner.processes import listed
@@ -26,6 +28,8 @@ INIT_ADDRESS = "\0quilt-init"
 CONNECT_S = 5.0
 END_GRACE_S = 3.0
 PAGE = 200
+PAGE_BYTES = 48 * 1024
+"""Of a list whose entries a container's processes have a hand in."""
 _HOSTNAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -47,10 +51,17 @@ class Machines(Context):
             raise Refused("network must be bridge or none")
         attached = volume_mounts.checked_list(message.get("volumes", []))
         limits = limits_of(message)
-        image = images.named(self.config, message.get("image"))
-        meta = read_meta(self.config, ctr)
-        if meta and (meta["tenant"] != tenant or same_process(meta)):
-            raise Refused(f"container {ctr} runs already, or is another tenant's")
+        with alone(self.config, ctr):
+            meta = read_meta(self.config, ctr)
+            image = image_names.named(self.config, message.get("image"), meta["image"] if meta else None)
+            if meta and (meta["tenant"] != tenant or same_process(meta)):
+                raise Refused(f"container {ctr} runs already, or is another tenant's")
+            return self._start(ctr, tenant, hostname, network, attached, limits, image, bool(message.get("strict")))
+
+    def _start(
+        self, ctr: str, tenant: str, hostname: str, network: str, attached: list[volume_mounts.Attached],
+        limits: Limits, image: image_names.Image, strict: bool,
+    ) -> Answer:  # fmt: skip
         folder = self.config.machine(ctr)
         folder.mkdir(parents=True, exist_ok=True)
         base = tenants.base_id(self.config, tenant)
@@ -59,6 +70,7 @@ class Machines(Context):
             about = {"tenant": tenant, "image": image.folder, "guest": guest, "hostname": hostname, "pid": 0,
                      "started": ""}  # fmt: skip
             write_json(folder / "meta.json", about)
+            image_names.still_there(self.config, image)
             self.groups.make(ctr, limits, freezer=True)
             if network == "bridge":
                 namespace, address = self.networks.containers.attach(ctr, tenant)
@@ -73,8 +85,9 @@ class Machines(Context):
             volume_mounts.mount(self.config, tenant, trees, root)
             volume_mounts.close(trees)
             inside = sandbox.Inside(
-                arguments=("serve", "--strict") if message.get("strict") else ("serve",),
+                arguments=("serve", "--strict") if strict else ("serve",),
                 hostname=hostname, terminals=True, address=address,
+                nameserver=self.networks.containers.gateway if address else None,
             )  # fmt: skip
             pid = sandbox.boot(root, base, namespace, self.groups, ctr, inside)
             write_json(folder / "meta.json", {**about, "pid": pid, "started": started_at(pid), "address": address})
@@ -92,25 +105,28 @@ class Machines(Context):
         return self._spoken_to(ctr, meta["pid"], base, meta["address"])
 
     def halt(self, message: Message, fds: list[int]) -> Answer:
-        """{container} → {oom_kills}: kill all of it; cgroup, mounts and network go, the writable layer stays.
-        Idempotent.
+        """{container} → {oom_kills, ran}: kill all of it; cgroup, mounts and network go, the writable layer stays.
+        `ran`: whether there was anything to end since the spawner or the machine came up. Idempotent.
         """
         ctr = checked("container", message.get("container"))
-        kills = self.groups.oom_kills(ctr)
-        self._halt(ctr)
-        return {"oom_kills": kills}, []
+        with alone(self.config, ctr):
+            noted = (read_meta(self.config, ctr) or {}).get("oom_kills")
+            kills, ran = noted or self.groups.oom_kills(ctr), noted is not None or self.groups.there(ctr)
+            self._halt(ctr)
+        return {"oom_kills": kills, "ran": ran}, []
 
     def remove(self, message: Message, fds: list[int]) -> Answer:
         """{container} → {}: kill all of it, and remove its writable layer. Idempotent."""
         ctr = checked("container", message.get("container"))
-        self._halt(ctr)
-        self.networks.containers.forget(ctr)
         folder = self.config.machine(ctr)
-        if folder.exists():
-            # Renamed first: half a layer must never be started again.
-            gone = folder.with_name(f".gone-{ctr}-{os.getpid()}")
-            folder.rename(gone)
-            remove(gone)
+        # Renamed first: half a layer must never be started again.
+        gone = folder.with_name(f".gone-{ctr}-{os.getpid()}")
+        with alone(self.config, ctr):
+            self._halt(ctr)
+            self.networks.containers.forget(ctr)
+            if folder.exists():
+                folder.rename(gone)
+        remove(gone)
         return {}, []
 
     def freeze(self, message: Message, fds: list[int]) -> Answer:
@@ -134,15 +150,6 @@ class Machines(Context):
         self.groups.make(ctr, limits, freezer=True)
         return {}, []
 
-    def egress(self, message: Message, fds: list[int]) -> Answer:
-        """{container, tenant, egress} → {}: whether it reaches the world outside, now and at its next starts."""
-        ctr, tenant = checked("container", message.get("container")), checked("tenant", message.get("tenant"))
-        egress = message.get("egress")
-        if not isinstance(egress, bool):
-            raise Refused("egress must be true or false")
-        self.networks.containers.set_egress(ctr, tenant, egress)
-        return {}, []
-
     def usage(self, message: Message, fds: list[int]) -> Answer:
         """{container} → {memory_bytes, memory_peak_bytes, cpu_seconds, pids, oom_kills}."""
         ctr, _ = self._running(message)
@@ -151,7 +158,7 @@ class Machines(Context):
     def processes(self, message: Message, fds: list[int]) -> Answer:
         """{container, after} → {processes: [{pid, ppid, user, state, command, memory_bytes, started_ticks}], more}.
 
-        By the container's own pids and user ids, those above `after`, at most 200.
+        By the container's own pids and user ids, those above `after`, as many as fit an answer.
         """
         ctr, meta = self._running(message)
         after = message.get("after", 0)
@@ -159,7 +166,22 @@ class Machines(Context):
             raise Refused("after must be a pid")
         base = tenants.base_id(self.config, meta["tenant"])
         found = [p for p in listed(self.groups.processes(ctr), base) if p["pid"] > after]
-        return {"processes": found[:PAGE], "more": len(found) > PAGE}, []
+        page: list[dict[str, Any]] = []
+        room = PAGE_BYTES
+        for process in found:
+            room -= len(json.dumps(process))
+            if room < 0:
+                break
+            page.append(process)
+        return {"processes": page, "more": len(page) < len(found)}, []
+
+    def unpack_into(self, message: Message, fds: list[int]) -> Answer:
+        """{container, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below `path` of one that runs."""
+        return container_archives.unpack(self._running(message)[1]["pid"], message, fds), []
+
+    def pack_from(self, message: Message, fds: list[int]) -> Answer:
+        """{container, path, zipped}, [pipe] → {entries, skipped}: what is at `path` of one that runs."""
+        return container_archives.pack(self._running(message)[1]["pid"], message, fds), []
 
     def machines(self, message: Message, fds: list[int]) -> Answer:
         """{after} → {machines: [{container, tenant, alive}], more}: in the order of their ids, at most 200."""
@@ -211,8 +233,13 @@ def alive(config: Config) -> set[str]:
     return {ctr for ctr, meta in there(config) if same_process(meta)}
 
 
-def sweep(config: Config) -> None:
-    """Remove what a delete had begun, and folders that a first start had only just made."""
+def sweep(config: Config, groups: Cgroups) -> None:
+    """Remove what a delete had begun, and folders that a first start had only just made. Of one that has ended by
+    itself it is noted why: its group goes next.
+    """
+    for ctr, meta in there(config):
+        if groups.there(ctr) and not same_process(meta):
+            write_json(config.machine(ctr) / "meta.json", {**meta, "oom_kills": groups.oom_kills(ctr)})
     folder = config.state / "machines"
     for path in folder.iterdir() if folder.exists() else []:
         if path.name.startswith(".") or not (path / "meta.json").exists():
@@ -232,6 +259,21 @@ def end_all(config: Config, groups: Cgroups) -> None:
         groups.remove(ctr)
 
 
+@contextlib.contextmanager
+def alone(config: Config, ctr: str) -> Iterator[None]:
+    """One change of a machine at a time, also where a request whose node or spawner has gone is still at it.
+
+    A record lock: it belongs to this process alone, so that nothing which it starts can hold it any longer.
+    """
+    fd = os.open(config.state / "machines.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        place = int.from_bytes(hashlib.sha256(ctr.encode()).digest()[:7], "big")
+        fcntl.lockf(fd, fcntl.LOCK_EX, 1, place)
+        yield
+    finally:
+        os.close(fd)
+
+
 TABLE: dict[str, Callable[[Machines, Message, list[int]], Answer]] = {
     "start": Machines.start,
     "rejoin": Machines.rejoin,
@@ -240,8 +282,9 @@ TABLE: dict[str, Callable[[Machines, Message, list[int]], Answer]] = {
     "freeze": Machines.freeze,
     "thaw": Machines.thaw,
     "resize": Machines.resize,
-    "egress": Machines.egress,
     "usage": Machines.usage,
     "processes": Machines.processes,
+    "unpack_into": Machines.unpack_into,
+    "pack_from": Machines.pack_from,
     "machines": Machines.machines,
 }

@@ -18,8 +18,10 @@ from typing import Any
 from runtime.spawner import (
     bundles,
     checkpoint,
+    debian,
     disks,
     facts,
+    image_operations,
     images,
     kernel,
     layers,
@@ -118,6 +120,8 @@ class Operations(Context):
         ctr = checked("container", message.get("container"))
         snp = checked("snapshot", message.get("snapshot"))
         meta = self._meta(ctr)
+        if meta["snapshot"]:
+            raise Refused(f"container {ctr} was restored: its files in {meta['snapshot']} would be lost")
         begun = time.monotonic()
         temporary = self.config.state / "snapshots" / f".{snp}.{os.getpid()}"
         try:
@@ -278,10 +282,14 @@ class Operations(Context):
         missing = {}
         if not self.config.criu:
             missing["criu"] = "CRIU is not installed: instances are booted or forked, never restored"
-        if self.networks.reason:
-            missing["network"] = self.networks.reason
+        containers = self.networks.containers
+        reasons = (self.networks.reason, containers.reason, containers.egress_reason)
+        if any(reasons):
+            missing["network"] = "; ".join(reason for reason in reasons if reason)
         if disks.missing():
             missing["volume_limits"] = disks.missing()
+        if unlimited := self.groups.swap_unlimited():
+            missing["swap_limit"] = unlimited
         return {"facts": facts.facts(self.config), "cgroup": "v2" if self.groups.v2 else "v1", "missing": missing}, []
 
     # --- shared ---------------------------------------------------------------------------------------------------
@@ -340,7 +348,7 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
     At the spawner's start every kit is kept: a node that lives on says which are its own when it connects again.
     """
     kept = keep | machines.alive(config)
-    machines.sweep(config)
+    machines.sweep(config, groups)
     folder = config.state / "containers"
     for path in folder.iterdir() if folder.exists() else []:
         try:
@@ -364,7 +372,7 @@ def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
 
 def collect(config: Config) -> None:
     """At the spawner's start: remove images and guests that nothing stands on any more."""
-    used = {images.host(config), images.guest(config)}
+    used = {images.host(config), images.guest(config), *debian.kept(config)}
     for pattern in ("containers/*/meta.json", "snapshots/*/manifest.json"):
         for path in config.state.glob(pattern):
             raw = json.loads(path.read_text())
@@ -420,4 +428,5 @@ TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
     "about": Operations.about,
     "facts": Operations.facts,
     **volumes.TABLE,
+    **image_operations.TABLE,
 }

@@ -34,7 +34,8 @@ def _one(pid: int, base: int) -> dict[str, Any]:
     folder = Path(f"/proc/{pid}")
     status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
     stat = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    with (folder / "cmdline").open("rb", buffering=0) as file:  # a command line may have megabytes
+        command = file.read(COMMAND_LIMIT * 4).replace(b"\0", b" ").decode(errors="replace").strip()
     uid = int(status["Uid"].split()[0]) - base
     parent = _inside(int(status["PPid"])) if int(status["PPid"]) else 0
     return {

@@ -30,6 +30,8 @@ def template_command(python: str) -> list[str]:
     return [python, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT]
 
 
+DOMAIN = "quilt.internal"
+"""In which the names of a tenant's containers are, so that they are found without it."""
 TTY_GROUP = 5
 """Of the skeleton's /etc/group, as on every Debian."""
 ENVIRONMENT = {
@@ -51,6 +53,8 @@ class Inside:
     """Whether it has pseudo-terminals of its own, which CRIU could not dump."""
     address: str | None = None
     """With `terminals`, for /etc/hosts."""
+    nameserver: str | None = None
+    """With `terminals`, for /etc/resolv.conf; None where there is nobody to ask."""
 
 
 def template(python: str, keep_caps: bool) -> Inside:
@@ -83,8 +87,10 @@ def boot(root: Path, base: int, network: int, groups: Cgroups, group: str, insid
         _expect(report_r, "unshared")
         tenants.write_maps(middle, base)
         os.write(go_w, b"1")
-        pid = int(_expect(report_r, "pid").split()[1])
-        rest = os.read(report_r, 4096).decode()  # init's exec closes the pipe; words come only where it failed
+        # Init's exec closes the pipe; words come only where it failed, and maybe with the pid in one go.
+        number, _, rest = _expect(report_r, "pid").removeprefix("pid ").partition("!")
+        pid = int(number)
+        rest = rest or os.read(report_r, 4096).decode()
         if rest:
             raise Refused(f"the sandbox could not be entered: {rest.lstrip('!')}", "failed")
         return pid
@@ -168,10 +174,19 @@ def _own_folder(*names: str) -> str:
 
 
 def _name(inside: Inside) -> None:
-    """The container's own name in its /etc. This process is in the container now: a link leads nowhere else."""
+    """Its own name, and where to ask for others', in its /etc. This process is in the container now: a link leads
+    nowhere else.
+    """
     hosts = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
     hosts += f"{inside.address or '127.0.1.1'} {inside.hostname}\n"
-    for path, text in (("/etc/hostname", inside.hostname + "\n"), ("/etc/hosts", hosts)):
+    resolver = "# this container has no network\n"
+    if inside.nameserver:
+        resolver = f"nameserver {inside.nameserver}\nsearch {DOMAIN}\noptions timeout:3\n"
+    for path, text in (
+        ("/etc/hostname", inside.hostname + "\n"),
+        ("/etc/hosts", hosts),
+        ("/etc/resolv.conf", resolver),
+    ):
         try:
             fd = os.open(
                 path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644

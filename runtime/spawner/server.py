@@ -16,7 +16,7 @@ import sys
 import traceback
 from typing import Any
 
-from runtime.spawner import machines, operations, protocol
+from runtime.spawner import machines, operations, protocol, wires
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
@@ -193,13 +193,15 @@ def answer(
 
     out: list[int] = []
     try:
-        name = message.get("op")
-        if not isinstance(name, str) or name not in operations.TABLE.keys() | machines.TABLE.keys():
-            raise Refused(f"no such operation: {name!r}"[:200])
+        name = str(message.get("op"))
         if name in machines.TABLE:
             result, out = machines.TABLE[name](machines.Machines(config, groups, networks, say), message, fds)
-        else:
+        elif name in wires.TABLE:
+            result, out = wires.TABLE[name](wires.Wires(config, groups, networks, say), message, fds)
+        elif name in operations.TABLE:
             result, out = operations.TABLE[name](operations.Operations(config, groups, networks, say), message, fds)
+        else:
+            raise Refused(f"no such operation: {name!r}"[:200])
         reply = {"id": number, "ok": True, **result}
     except Refused as error:
         reply = {"id": number, "ok": False, "error": str(error), "kind": error.kind, "details": error.details}

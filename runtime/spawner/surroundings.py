@@ -27,26 +27,33 @@ def drop_table(name: str) -> None:
 
 def uplinks() -> list[str]:
     """The links of the default routes. Raises RuntimeError where there is none."""
-    found = [str(route["dev"]) for route in _json("-4", "route", "show", "default") if "dev" in route]
+    found = [str(route["dev"]) for route in ask("-4", "route", "show", "default") if "dev" in route]
     if not found:
         raise RuntimeError("this machine has no default route")
     return found
 
 
-def host_addresses() -> list[str]:
+def host_addresses(link: str | None = None) -> list[str]:
+    """Of every link, and loopback's; or of one."""
+    if link is not None:
+        return _addresses("dev", link)
+    return list(dict.fromkeys([*_addresses(), "127.0.0.1"]))
+
+
+def _addresses(*which: str) -> list[str]:
     found = []
-    for link in _json("-4", "addr", "show"):
+    for link in ask("-4", "addr", "show", *which):
         infos = link.get("addr_info")
         for info in infos if isinstance(infos, list) else []:
             found.append(str(info["local"]))
-    return list(dict.fromkeys([*found, "127.0.0.1"]))
+    return found
 
 
 def subnet_of(link: str) -> Network | None:
     """The network of a link's first address; None where there is no such link, or it has none."""
     if not Path(f"/sys/class/net/{link}").exists():
         return None
-    for found in _json("-4", "addr", "show", "dev", link):
+    for found in ask("-4", "addr", "show", "dev", link):
         infos = found.get("addr_info")
         for info in infos if isinstance(infos, list) else []:
             network = ipaddress.ip_network(f"{info['local']}/{info['prefixlen']}", strict=False)
@@ -57,7 +64,7 @@ def subnet_of(link: str) -> Network | None:
 def first_free(candidates: Iterable[Network]) -> Network | None:
     """The first that overlaps no address and no route of this machine."""
     taken = [Network(f"{address}/32") for address in host_addresses()]
-    for route in _json("-4", "route", "show", "table", "all"):
+    for route in ask("-4", "route", "show", "table", "all"):
         with contextlib.suppress(ValueError):
             network = ipaddress.ip_network(str(route.get("dst", "")), strict=False)
             if network.prefixlen > 0 and isinstance(network, Network):
@@ -65,6 +72,7 @@ def first_free(candidates: Iterable[Network]) -> Network | None:
     return next((c for c in candidates if not any(c.overlaps(t) for t in taken)), None)
 
 
-def _json(*command: str) -> list[dict[str, object]]:
+def ask(*command: str) -> list[dict[str, object]]:
+    """What the `ip` program says. Raises CalledProcessError."""
     out = subprocess.run(["ip", "-json", *command], check=True, capture_output=True).stdout
     return list(json.loads(out or b"[]"))

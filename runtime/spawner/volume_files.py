@@ -14,7 +14,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -34,12 +34,18 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 class Top:
     """The open folders of one volume: what its users see, and where files wait until they are whole.
 
+    Of a container `incoming` is -1: files wait beside the place that they are to take, and `mounts` are gone
+    through.
     `reserve`: bytes that must stay free on the disk below, which a volume without a limit shares with the platform.
     """
 
     data: int
     incoming: int
     reserve: int
+    mounts: bool = False
+
+    def open(self, path: str, flags: int) -> int:
+        return kernel.open_beneath(self.data, path, flags, mounts=self.mounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ def check_room(top: Top) -> None:
 
 def open_file(top: Top, path: str) -> int:
     """A descriptor for reading. Raises Refused where it is no plain file."""
-    fd = kernel.open_beneath(top.data, relative(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    fd = top.open(relative(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise Refused(f"{path!r} is no plain file")
@@ -102,7 +108,7 @@ def open_file(top: Top, path: str) -> int:
 def _folder(top: Top, path: str, make: bool) -> int:
     """The open folder `path`; with `make` what is missing on the way is made."""
     if not make:
-        return kernel.open_beneath(top.data, path, os.O_RDONLY | os.O_DIRECTORY)
+        return top.open(path, os.O_RDONLY | os.O_DIRECTORY)
     parts = PurePosixPath(path).parts
     fd = os.dup(top.data)
     for number, part in enumerate(parts, start=1):
@@ -110,7 +116,7 @@ def _folder(top: Top, path: str, make: bool) -> int:
             os.mkdir(part, 0o755, dir_fd=fd)
         os.close(fd)
         # From the top each time: a link on the way may lead anywhere beneath it.
-        fd = kernel.open_beneath(top.data, str(PurePosixPath(*parts[:number])), os.O_RDONLY | os.O_DIRECTORY)
+        fd = top.open(str(PurePosixPath(*parts[:number])), os.O_RDONLY | os.O_DIRECTORY)
     return fd
 
 
@@ -144,9 +150,23 @@ def discard(top: Top, name: str) -> None:
 
 
 @contextlib.contextmanager
+def near(top: Top, path: str) -> Iterator[Top]:
+    """`top` with a waiting place in the same filesystem as `path`."""
+    if top.incoming >= 0:
+        yield top
+        return
+    with parent(top, path, make=True) as (fd, _):
+        yield replace(top, incoming=fd)
+
+
+def waiting_name() -> str:
+    return ".quilt-" + secrets.token_hex(10)
+
+
+@contextlib.contextmanager
 def staged(top: Top) -> Iterator[tuple[str, int]]:
     """A new file in the waiting place, gone at the end unless it was put in its place."""
-    name = secrets.token_hex(10)
+    name = waiting_name()
     fd = create(top, name)
     try:
         yield name, fd
@@ -155,8 +175,11 @@ def staged(top: Top) -> Iterator[tuple[str, int]]:
         discard(top, name)
 
 
-def commit(top: Top, name: str, path: str, mode: int | None) -> None:
-    """Put the waiting file in its place, in one step; with mode None it keeps mode and owner of the one before it."""
+def commit(top: Top, name: str, path: str, mode: int | None, *, durable: bool = True) -> None:
+    """Put the waiting file in its place, in one step; with mode None it keeps mode and owner of the one before it.
+
+    `durable`: also after a power cut. Archives do without it: a sync for each entry takes milliseconds.
+    """
     with parent(top, path, make=True) as (fd, final):
         owner = (0, 0)
         try:
@@ -173,7 +196,8 @@ def commit(top: Top, name: str, path: str, mode: int | None) -> None:
         os.chown(name, *owner, dir_fd=top.incoming, follow_symlinks=False)
         os.chmod(name, mode, dir_fd=top.incoming)
         os.rename(name, final, src_dir_fd=top.incoming, dst_dir_fd=fd)
-        os.fsync(fd)
+        if durable:
+            os.fsync(fd)
 
 
 def make_folder(top: Top, path: str, mode: int) -> None:
@@ -206,7 +230,7 @@ def place_hard_link(top: Top, path: str, source: str) -> None:
 
 
 def _place(top: Top, path: str, make: Any) -> None:
-    waiting = secrets.token_hex(10)
+    waiting = waiting_name()
     make(waiting)
     try:
         with parent(top, path, make=True) as (fd, name):

@@ -138,7 +138,7 @@ def stored(ops: Context, message: Message, fds: list[int]) -> Answer:
 def open_file(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path} → {size, mode, modified_at}, [file]."""
     top, path = _inside(ops.config, message)
-    with _told(path):
+    with told(path):
         fd = files.open_file(top, path)
         found = os.fstat(fd)
     return {"size": found.st_size, "mode": stat.S_IMODE(found.st_mode), "modified_at": found.st_mtime}, [fd]
@@ -147,7 +147,7 @@ def open_file(ops: Context, message: Message, fds: list[int]) -> Answer:
 def create(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, upload} → {reserve}, [file]: a file that waits to be written and put in its place."""
     top, _ = _inside(ops.config, message)
-    with _told("the file"):
+    with told("the file"):
         return {"reserve": top.reserve}, [files.create(top, _upload(message))]
 
 
@@ -160,7 +160,7 @@ def commit(ops: Context, message: Message, fds: list[int]) -> Answer:
         os.stat(name, dir_fd=top.incoming, follow_symlinks=False)
     except FileNotFoundError:
         raise Refused("the upload was swept away when the spawner restarted; send it again", "failed") from None
-    with _told(path):
+    with told(path):
         files.commit(top, name, path, mode)
     return {}, []
 
@@ -178,14 +178,14 @@ def listing(ops: Context, message: Message, fds: list[int]) -> Answer:
     if not isinstance(after, str):
         raise Refused("after must be a name")
     top, path = _inside(ops.config, message)
-    with _told(path):
+    with told(path):
         return files.listing(top, path, after, limit), []
 
 
 def remove(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path, recursive} → {}."""
     top, path = _inside(ops.config, message)
-    with _told(path):
+    with told(path):
         files.remove(top, path, message.get("recursive") is True)
     return {}, []
 
@@ -200,13 +200,13 @@ def measure(ops: Context, message: Message, fds: list[int]) -> Answer:
 def unpack(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below the folder `path`."""
     strip = integer(message, "strip", 0, files.DEPTH_LIMIT)
-    archive = _pipe(fds)
+    archive = archive_pipe(fds)
     return _in_jail(ops.config, message, archive, lambda top, path: archives.unpack(top, archive, path, strip)), []
 
 
 def pack(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path, zipped}, [pipe] → {entries, skipped}: what is at `path` as tar or tar.gz."""
-    out = _pipe(fds)
+    out = archive_pipe(fds)
     zipped = message.get("zipped") is True
     return _in_jail(ops.config, message, out, lambda top, path: archives.pack(top, out, path, zipped)), []
 
@@ -225,7 +225,8 @@ def _upload(message: Message) -> str:
     return name
 
 
-def _pipe(fds: list[int]) -> int:
+def archive_pipe(fds: list[int]) -> int:
+    """The one descriptor of a request that moves an archive. Raises Refused."""
     if len(fds) != 1 or not stat.S_ISFIFO(os.fstat(fds[0]).st_mode):
         raise Refused("an archive goes through one pipe")
     return fds[0]
@@ -262,14 +263,15 @@ def _in_jail(
 
     def inside() -> dict[str, Any]:
         jail.as_tenant(users, top.data)
-        with _told(path):
+        with told(path):
             return work(top, path)
 
     return dict(jail.call(inside, [top.data, top.incoming, pipe, users]))
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
+    """An OSError of the block as what it means to the user who named `what`."""
     try:
         yield
     except OSError as error:

@@ -75,7 +75,8 @@ class Child:
                 pause = BACKOFF_FIRST_S
             self._enter(ChildState.BACKOFF, f"starts again in {pause:g} s")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
             pause = min(2 * pause, BACKOFF_MOST_S)
             self.restarts += 1
         self._enter(ChildState.STOPPED, None)

@@ -5,7 +5,6 @@ Not here: names, records, attachments (`pool.volumes`); what is allowed in a pat
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import contextlib
 import os
@@ -17,12 +16,11 @@ from quilt_fn.errors import FileNotThere, InvalidValue, QuiltError, SpawnerError
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.volumes import streams
 from runtime.volumes.api import Measure
+from runtime.volumes.archives import ARCHIVE_TIMEOUT_S, Archives
 from runtime.volumes.streams import DiskFile
 
-ARCHIVE_TIMEOUT_S = 3600.0
 DROP_TIMEOUT_S = 1800.0
 DROP_TRIES = 3
-ARCHIVES_AT_ONCE = 16
 
 
 class NodeVolumes:
@@ -30,7 +28,7 @@ class NodeVolumes:
 
     def __init__(self, spawner: SpawnerClient) -> None:
         self._spawner = spawner
-        self._archives = asyncio.Semaphore(ARCHIVES_AT_ONCE)
+        self._archives = Archives()
 
     async def make(self, tenant_id: str, volume_id: str, size_mb: int | None) -> None:
         await self._ask("volume_make", tenant_id, volume_id, size_mb=size_mb)
@@ -84,40 +82,19 @@ class NodeVolumes:
     async def unpack(
         self, tenant_id: str, volume_id: str, path: str, strip: int, body: AsyncIterator[bytes]
     ) -> tuple[int, int]:
-        async with self._archives:
-            read, write = streams.pipe()
-            with contextlib.ExitStack() as stack:
-                stack.callback(os.close, read)
-                asked = asyncio.create_task(
-                    self._ask("volume_unpack", tenant_id, volume_id, [read], timeout_s=ARCHIVE_TIMEOUT_S,
-                              path=path, strip=strip)
-                )  # fmt: skip
-                try:
-                    try:
-                        await streams.feed(write, body, asked)
-                    finally:
-                        os.close(write)
-                    done, _ = await asked
-                finally:
-                    await _ended(asked)
-            return int(done["entries"]), int(done["bytes"])
+        async def ask(fds: builtins.list[int]) -> dict[str, Any]:
+            how: dict[str, Any] = {"path": path, "strip": strip, "timeout_s": ARCHIVE_TIMEOUT_S}
+            return (await self._ask("volume_unpack", tenant_id, volume_id, fds, **how))[0]
 
-    async def pack(self, tenant_id: str, volume_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
-        async with self._archives:
-            read, write = streams.pipe()
-            with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-                ours.callback(os.close, read)
-                theirs.callback(os.close, write)
-                asked = asyncio.create_task(
-                    self._ask("volume_pack", tenant_id, volume_id, [write], timeout_s=ARCHIVE_TIMEOUT_S,
-                              path=path, zipped=zipped)
-                )  # fmt: skip
-                try:
-                    async for piece in streams.drain(read, asked, theirs.close):
-                        yield piece
-                    await asked
-                finally:
-                    await _ended(asked)
+        done = await self._archives.into(ask, body)
+        return int(done["entries"]), int(done["bytes"])
+
+    def pack(self, tenant_id: str, volume_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
+        async def ask(fds: builtins.list[int]) -> dict[str, Any]:
+            how: dict[str, Any] = {"path": path, "zipped": zipped, "timeout_s": ARCHIVE_TIMEOUT_S}
+            return (await self._ask("volume_pack", tenant_id, volume_id, fds, **how))[0]
+
+        return self._archives.out_of(ask)
 
     async def _ask(
         self, op: str, tenant_id: str, volume_id: str, fds: builtins.list[int] | None = None, *,
@@ -128,21 +105,13 @@ class NodeVolumes:
                 op, fds, timeout_s=timeout_s, tenant=tenant_id, volume=volume_id, **fields
             )
         except SpawnerFailed as error:
-            raise _told(error) from None
+            raise told(error) from None
         except UnicodeEncodeError:
             raise InvalidValue("a path must be text that UTF-8 can hold") from None
 
 
-async def _ended(task: asyncio.Task[Any]) -> None:
-    """Nobody waits for it any more, however it ended."""
-    if not task.done():
-        task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
-
-
-def _told(error: SpawnerFailed) -> QuiltError:
+def told(error: SpawnerFailed) -> QuiltError:
+    """What the spawner's refusal of a path, a file or an archive means."""
     if error.kind == "refused":
         return InvalidValue(error.message)
     if error.kind == "absent":

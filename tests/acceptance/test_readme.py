@@ -1,4 +1,4 @@
-"""The README's commands, run as a newcomer runs them: one shell, a real platform, a home of its own.
+"""The commands of the README and of the page on containers, run as a newcomer runs them: a real platform, an own home.
 
 Not here: set-up itself, which made the Python that runs this test (blocks marked `by hand`). Takes root.
 """
@@ -66,10 +66,10 @@ def home() -> Iterator[Home]:
         shutil.rmtree(folder)
 
 
-def script() -> str:
+def script(page: str) -> str:
     """All blocks in their order: files are written, commands run; `BLOCK n` stands before the output of each."""
     parts = []
-    for number, block in enumerate(blocks(ROOT / "README.md")):
+    for number, block in enumerate(blocks(ROOT / page)):
         if block.by_hand:
             continue
         if block.file is not None:
@@ -80,7 +80,7 @@ def script() -> str:
 
 
 def test_the_readme_runs(home: Home) -> None:
-    done = home.run(script())
+    done = home.run(script("README.md"))
     said = done.stdout
     assert done.returncode == 0, said
 
@@ -95,3 +95,19 @@ def test_the_readme_runs(home: Home) -> None:
 
     status = home.run("quilt status")
     assert status.returncode == 1, status.stdout
+
+
+def test_the_page_of_containers_runs(home: Home) -> None:
+    done = home.run(script("docs/how-to/containers.md"))
+    said = done.stdout
+    assert done.returncode == 0, said
+    for words in ("hello from box", "count 3", "kept", "mine", "42"):
+        assert re.search(f"^.*{words}$", said, re.MULTILINE), said
+
+
+def test_the_agents_example_leaves_no_container(home: Home) -> None:
+    example = ROOT / "examples/agent-sandbox/agent.py"
+    done = home.run(f"quilt up --detach\npython {example}\nquilt containers list --json")
+    assert done.returncode == 0, done.stdout
+    assert "exit code 0: wrote 5 numbers\n[0, 1, 4, 9, 16]\n" in done.stdout
+    assert '"containers": []' in done.stdout

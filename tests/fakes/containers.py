@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from quilt_fn.errors import Conflict, ContainerNotRunning, NotFound, QuiltError
@@ -85,6 +85,8 @@ class FakeContainers:
         self.fail_starts: QuiltError | None = None
         self.hold: asyncio.Event | None = None
         self.oom_kills = 0
+        self.ended: dict[str, str] = {}
+        """Why an init has ended, for the next node that asks."""
         self._gone: list[Callable[[str, str], None]] = []
         self._pids = itertools.count(1000)
 
@@ -96,6 +98,14 @@ class FakeContainers:
 
     def on_gone(self, callback: Callable[[str, str], None]) -> None:
         self._gone.append(callback)
+
+    async def unpack(self, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]) -> tuple[int, int]:
+        self.asked.append(f"unpack {container_id} {path}")
+        return 1, len(b"".join([piece async for piece in body]))
+
+    async def pack(self, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
+        self.asked.append(f"pack {container_id} {path}")
+        yield b"packed"
 
     async def start(self, spec: ContainerSpec) -> FakeLive:
         self.asked.append(f"start {spec.container_id}")
@@ -145,10 +155,11 @@ class FakeContainers:
             }
         ]
 
-    async def adopt(self, tenant_ids: Mapping[str, str]) -> None:
+    async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, str]:
         for container_id in list(self.live):
             if container_id not in tenant_ids:
                 await self.delete(container_id)
+        return {ctr: self.ended.get(ctr, "platform_ended") for ctr in tenant_ids if ctr not in self.live}
 
     def die(self, container_id: str, reason: str) -> None:
         del self.live[container_id]

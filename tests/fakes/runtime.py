@@ -23,6 +23,8 @@ from quilt_fn.errors import BuildFailed, BundleNotFound, QuiltError, StartFailed
 from quilt_fn.states import StartKind
 from runtime.api import Built, Call, Failure, FunctionRuntime, Instance, Outcome, Progress, VersionSpec, WayDown
 from tests.fakes.containers import FakeContainers
+from tests.fakes.images import FakeImages
+from tests.fakes.network import FakeNetwork
 from tests.fakes.volumes import FakeVolumeStore
 
 Handler = Callable[["FakeInstance", Call], Outcome | Awaitable[Outcome]]
@@ -156,8 +158,10 @@ class FakeRuntime:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.volumes = FakeVolumeStore()
+        self.images = FakeImages()
         self.clock = clock
         self.containers = FakeContainers()
+        self.network = FakeNetwork()
         self.handler: Handler = echo
         self.wants_request = False
         self.start_ms = 3.0

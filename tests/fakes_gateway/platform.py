@@ -17,6 +17,7 @@ from pool.api import Caller, Platform, Served, Target
 from pool.clock import Clock
 from pool.commands import Commands
 from pool.events import Events
+from pool.images import ImageService
 from pool.redis_link import RedisLink
 from pool.replays import Replays
 from pool.terminals import Terminals
@@ -28,6 +29,7 @@ from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.states import StartKind
 from runtime.api import Call, Outcome, Progress
 from runtime.containers.api import LiveContainer
+from tests.fakes.images import FakeImages
 from tests.fakes.volumes import FakeVolumeStore
 from tests.fakes_gateway.operations import FakeOperations
 
@@ -63,6 +65,8 @@ class FakePlatform:
         self.replays = Replays(RedisLink(fakeredis.FakeAsyncRedis()), "node_1")
         redis = RedisLink(fakeredis.FakeAsyncRedis())
         self.volumes = Volumes(VolumeRegistry(redis), FakeVolumeStore(), self.operations, time.time)
+        self.node_images = FakeImages()
+        self.images = ImageService(self.node_images, self.operations)
         self.commands = Commands(NoPlaces())
         self.terminals = Terminals(NoPlaces())
         self.functions: dict[tuple[str, str], FunctionRecord] = {}

@@ -13,6 +13,8 @@ from tests.integration.live import Live
 
 CGROUPS = Path("/sys/fs/cgroup")
 DEAD_CONNECTIONS = 3
+RECEIPTS = ("quilt:{operations:", "quilt:{replays:", "quilt:container-tenants", "quilt:volume-tenants")
+"""Keys that are meant to stay: receipts of operations, answers of idempotency keys, and which tenants had what."""
 
 
 def parents() -> dict[int, int]:
@@ -92,6 +94,8 @@ def take(live: Live) -> dict[str, object]:
         "mounts of the node": _mounts(node),
         "cgroups": sorted(str(g.relative_to(CGROUPS)) for g in groups(live)),
         "links": len(list(Path("/sys/class/net").glob(f"{tag}*"))),
+        "links of containers": len(list(Path("/sys/class/net").glob(f"qn{tag[1:]}*"))),
+        "addresses of containers": len(list((root / "network" / "numbers").glob("*"))),
         "network namespaces": len(namespaces),
         "sockets": Counter(
             line.split()[-1] for line in _read(Path("/proc/net/unix")).splitlines() if f"{run}/spawner" in line
@@ -106,7 +110,8 @@ def take(live: Live) -> dict[str, object]:
         "run folder": sorted(
             p.name for p in run.iterdir() if p.is_dir() or p.is_socket() or p.name.startswith(("criu", "restored"))
         ),
-        "keys": sorted(live.redis("KEYS", "*").split()),
+        "volumes": sorted(p.name for p in (root / "volumes").glob("*/*")),
+        "keys": sorted(key for key in live.redis("KEYS", "*").split() if not key.startswith(RECEIPTS)),
     }  # fmt: skip
 
 

@@ -391,6 +391,13 @@ async def test_who_may_attach(http: Http) -> None:
     assert len((await http("GET", SESSIONS)).json["sessions"]) == 2
 
 
+async def test_too_many_sessions(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pool.terminals.SESSIONS_MAX", 1)
+    await opened(http)
+    refused = await http("POST", SESSIONS, json={"container_id": "ctr_1"})
+    assert (refused.status, refused.code, refused.json["details"]["used"]) == (429, "QUOTA_EXCEEDED", 1)
+
+
 async def test_wrong_sessions(http: Http) -> None:
     for body, status, code in (
         ({"container_id": "ctr_1", "shell": "bash"}, 422, "INVALID_VALUE"),

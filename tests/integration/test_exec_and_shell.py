@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.live import REPOSITORY, Live, wait_for
+from tests.integration.live import REPOSITORY, Answer, Live, wait_for
 
 QUILT = [sys.executable, "-m", "quilt_fn.cli.main"]
 
@@ -160,23 +160,41 @@ def test_shell_needs_a_terminal_and_a_container(live: Live, container: str) -> N
     assert Shell(live, "no-such-container").code() == 125
 
 
-def test_delete_and_stop_during_exec(live: Live) -> None:
+@pytest.mark.parametrize("verb", ["stop", "kill", "delete"])
+def test_the_container_goes_during_an_exec(live: Live, verb: str) -> None:
+    """The caller is told so, or, where the command was ended before init was, how it ended."""
     made = live.ok("POST", "/api/containers", {"name": "goes"})
     one = f"/api/containers/{made['container_id']}"
-    for verb, path, status in (("POST", one + "/stop", 409), ("DELETE", one, 409)):
-        answers: list[int] = []
-        body = {"command": ["sh", "-c", "touch /tmp/on; exec sleep 1000"]}
-        waiting = threading.Thread(target=lambda: answers.append(live.ask("POST", one + "/exec", body).status))  # noqa: B023
-        waiting.start()
-        look = {"command": ["test", "-e", "/tmp/on"]}
-        wait_for(lambda: live.ok("POST", one + "/exec", look)["exit_code"] == 0, "the command")  # noqa: B023
-        live.ok("POST", one + "/exec", {"command": ["rm", "/tmp/on"]})
-        live.ok(verb, path, {"timeout_s": 1} if verb == "POST" else None)
-        waiting.join(30)
-        # Stopped by SIGTERM first, so the command may have ended before its container did.
-        assert answers[0] in (status, 200 if verb == "POST" else status, 404)
-        if verb == "POST":
-            refused = live.ask("POST", one + "/exec", {"command": ["true"]})
-            assert (refused.status, refused.code) == (409, "CONTAINER_NOT_RUNNING")
-            operation = live.ok("POST", one + "/start")["operation_id"]
-            assert live.ok("GET", f"/api/operations/{operation}?wait_s=20")["status"] == "succeeded"
+    answers: list[Answer] = []
+    body = {"command": ["sh", "-c", "touch /tmp/on; exec sleep 1000"]}
+    waiting = threading.Thread(target=lambda: answers.append(live.ask("POST", one + "/exec", body)))
+    waiting.start()
+    look = {"command": ["test", "-e", "/tmp/on"]}
+    wait_for(lambda: live.ok("POST", one + "/exec", look)["exit_code"] == 0, "the command")
+    if verb == "delete":
+        live.ok("DELETE", one)
+    else:
+        live.ok("POST", f"{one}/{verb}", {"timeout_s": 1} if verb == "stop" else None)
+    waiting.join(30)
+    if answers[0].status == 200:
+        assert answers[0].json()["exit_code"] in (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+    else:
+        assert (answers[0].status, answers[0].code) == (409, "CONTAINER_NOT_RUNNING")
+    again = live.ask("POST", one + "/exec", {"command": ["true"]})
+    gone, ended = (404, "CONTAINER_NOT_FOUND"), (409, "CONTAINER_NOT_RUNNING")
+    assert (again.status, again.code) == (gone if verb == "delete" else ended)
+    if verb != "delete":
+        live.ok("DELETE", one)
+
+
+def test_commands_and_containers_go_on_when_the_node_is_killed(live: Live, container: str, container_id: str) -> None:
+    """exec works at once afterwards; what was begun before goes on, and terminals are gone."""
+    one = f"/api/containers/{container_id}/exec"
+    live.ok("POST", one, {"command": ["sh", "-c", "(sleep 3; touch /tmp/went-on) >/dev/null 2>&1 &"]})
+    live.ok("POST", "/api/terminal/sessions", {"container_id": container_id})
+    live.kill("node")
+    wait_for(lambda: live.ask("GET", "/health").status == 200, "the node")
+    assert live.ok("POST", one, {"command": ["echo", "well"]})["stdout"] == "well\n"
+    assert live.ok("GET", "/api/terminal/sessions")["sessions"] == []
+    look = {"command": ["test", "-e", "/tmp/went-on"]}
+    wait_for(lambda: live.ok("POST", one, look)["exit_code"] == 0, "the command of before")

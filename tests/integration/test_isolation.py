@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from runtime.spawner.cgroups import SWAPS, Cgroups
+from runtime.spawner.names import Config
 from tests.integration import census
 from tests.integration.live import Live, wait_for
 
@@ -297,6 +299,19 @@ def test_the_processor_is_limited(live: Live) -> None:
         cpu_limit_percent=20,
     )
     assert live.call(name) < 0.75, "half of what it could have had without a limit"
+
+
+def test_swap_is_limited_or_said_not_to_be(live: Live) -> None:
+    groups = Cgroups(Config.read(str(live.settings.run_path / "spawner.json")).platform)
+    reason = groups.swap_unlimited()
+    said = live.ok("GET", "/api/system/info")["features"]["swap_limit"]
+    assert said == {"available": reason is None, "reason": reason}
+    name = live.deploy("import os\ndef handler(event): return os.environ['QUILT_INSTANCE_ID']", memory_limit_mb=96)
+    group = live.call(name)
+    memory = groups.bases[0] if groups.v2 else next(base for base in groups.bases if base.parent.name == "memory")
+    file = memory / group / ("memory.swap.max" if groups.v2 else "memory.memsw.limit_in_bytes")
+    if reason is None and SWAPS.exists():
+        assert int(file.read_text()) == (0 if groups.v2 else 96 << 20)
 
 
 def test_limits_hold_at_import(live: Live) -> None:

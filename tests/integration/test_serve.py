@@ -320,7 +320,23 @@ async def test_a_cancelled_run_is_ended(served: Served) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    wait_for("the command's end", lambda: served.processes() == 1)
+    # Not by blocking the loop: where the cancel came before the answer, the answer still has to be seen.
+    await asyncio.to_thread(wait_for, "the command's end", lambda: served.processes() == 1)
+    link.close()
+
+
+async def test_a_start_whose_caller_is_gone_is_ended_too(served: Served) -> None:
+    link = served.link()
+    for turns in range(4):  # before it is sent, after that, and when the answer has come
+        task = asyncio.create_task(link.run(Command(("/bin/sleep", "1000"))))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (await run(link, "/bin/echo", "well")).stdout == b"well\n"
+    while (await link.status()).others:
+        pass
     link.close()
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 
 from runtime.api import VersionSpec
 from runtime.versions import snapshot_id
-from tests.integration.live import Live, wait_for
+from tests.integration.live import REPOSITORY, Live, wait_for
 
 IDENTITIES = """
 import multiprocessing, os, random, secrets, socket, ssl, tempfile, time, uuid
@@ -43,6 +45,13 @@ def two_at_once(live: Live, name: str) -> tuple[list[str | None], list[dict[str,
     return sorted(str(a.start) for a in answers), [a.json() for a in answers]
 
 
+def assert_all_differ(found: list[dict[str, Any]]) -> None:
+    assert len(found) == 6
+    for what in found[0]:
+        values = [json.dumps(each[what]) for each in found]
+        assert len(set(values)) == 6, f"{what}: {values}"
+
+
 def test_what_copies_must_not_share(live: Live) -> None:
     """Two forks, two after a restore, two after another restore of the same snapshot: six that differ in everything."""
     name = live.deploy(IDENTITIES, requirements=["numpy"], memory_limit_mb=512)
@@ -53,9 +62,28 @@ def test_what_copies_must_not_share(live: Live) -> None:
         starts, more = two_at_once(live, name)
         assert starts[-1] == "restore" and set(starts) <= {"fork", "restore"}
         found += more
-    for what in found[0]:
-        values = [json.dumps(each[what]) for each in found]
-        assert len(set(values)) == 6, f"{what}: {values}"
+    assert_all_differ(found)
+
+
+def test_what_copies_of_a_copy_must_not_share(live: Live) -> None:
+    """The second generation: twice two restores of a dump of a restored process, beside two forks of the first."""
+    before = snapshots_there(live)
+    name = live.deploy(IDENTITIES, requirements=["numpy"], memory_limit_mb=512)
+    (snapshot,) = snapshots_there(live) - before
+    images = {path.name: path.stat().st_ino for path in (snapshot / "images").iterdir()}
+    _, found = two_at_once(live, name)
+    live.drop_instances(name, template=True)
+    config = str(live.settings.run_path / "spawner.json")
+    argv = [sys.executable, "-m", "tests.integration.generations", config, str(live.pid("spawner")), snapshot.name]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(path.stat().st_ino != images.get(path.name) for path in (snapshot / "images").iterdir())
+    for _ in range(2):
+        starts, more = two_at_once(live, name)
+        assert starts[-1] == "restore" and set(starts) <= {"fork", "restore"}
+        found += more
+        live.drop_instances(name, template=True)
+    assert_all_differ(found)
 
 
 def test_secrets_are_in_no_file(live: Live) -> None:
@@ -83,6 +111,10 @@ def test_a_secret_that_the_import_needs_fails_the_deploy_with_a_hint(live: Live)
     assert "after_restore" in got.json()["hint"]
 
 
+def snapshots_there(live: Live) -> set[Path]:
+    return set((live.root_dir / "snapshots").glob("snp_*"))
+
+
 def files_with(folder: Path, text: str) -> list[Path]:
     files = [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
     return [path for path in files if text.encode() in path.read_bytes()]
@@ -91,11 +123,10 @@ def files_with(folder: Path, text: str) -> list[Path]:
 @pytest.fixture
 def snapshot_of(live: Live) -> Iterator[tuple[str, Path]]:
     """A function and the folder of its snapshot."""
-    before = set((live.root_dir / "snapshots").iterdir()) if (live.root_dir / "snapshots").exists() else set()
+    before = snapshots_there(live)
     name = live.deploy("def handler(event): return 'well'")
-    folders = set((live.root_dir / "snapshots").iterdir()) - before
-    assert len(folders) == 1
-    yield name, folders.pop()
+    (folder,) = snapshots_there(live) - before
+    yield name, folder
     live.delete(name)
 
 

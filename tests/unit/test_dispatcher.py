@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pool.dispatcher import Limits, Slot, VersionPool, Waiter
+from pool.dispatcher import VersionPool
 from pool.executor import RuntimeExecutor
+from pool.slots import Limits, Slot
 from pool.stats import NodeStats
+from pool.waiting import Waiter
 from quilt_fn.errors import FunctionBroken, InvocationTimeout, QueueFull, StartFailed
 from quilt_fn.states import StartKind
 from runtime.api import VersionSpec

@@ -32,6 +32,8 @@ cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0
 cgroup /sys/fs/cgroup/systemd cgroup rw,name=systemd 0 0
 cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
 """
+NO_SWAP = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+SWAP = NO_SWAP + "/dev/vdb                                partition\t1048572\t\t0\t\t-2\n"
 
 
 @dataclass
@@ -51,6 +53,10 @@ class FakeMachine:
             "/proc/sys/vm/unprivileged_userfaultfd": "0\n",
             "/proc/filesystems": "nodev\ttmpfs\n\text4\nnodev\toverlay\n",
             "/sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory pids\n",
+            "/proc/swaps": NO_SWAP,
+            "/proc/self/cgroup": "0::/user.slice/session-1.scope\n",
+            "/sys/fs/cgroup/user.slice/session-1.scope/memory.max": "max\n",
+            "/sys/fs/cgroup/user.slice/session-1.scope/memory.swap.max": "max\n",
             "/proc/net/route": "Iface\tDestination\tGateway\nens3\t00000000\t0202000A\t3\t0\t0\t0\t00000000\t0\t0\t0\n",
             str(places.INIT): "",
             str(places.INSTANCE_FILTER): "",
@@ -69,6 +75,11 @@ class FakeMachine:
     idmap_error: str | None = None
     user: NodeUser | str = field(default_factory=lambda: NodeUser(999, 999))
     criu_argv: list[str] | None = field(default_factory=lambda: ["criu"])
+
+    redis_says: tuple[bool | None, str] = (True, "append-only file, fsync always")
+
+    def redis(self, url: str) -> tuple[bool | None, str]:
+        return self.redis_says
 
     def uid(self) -> int:
         return self.user_id
@@ -152,6 +163,39 @@ def test_a_cgroup_controller_that_is_missing(machine: FakeMachine) -> None:
     finding = find(machine, "cgroups")
     assert (finding.ok, finding.required) == (False, True)
     assert "missing: memory" in finding.detail
+
+
+def test_swap_is_limited_where_a_group_has_the_file(machine: FakeMachine) -> None:
+    machine.files["/proc/swaps"] = SWAP
+    assert find(machine, "swap limit").detail == "limited by memory.swap.max"
+    machine.files["/proc/self/cgroup"] = "0::/\n"
+    assert not find(machine, "swap limit").ok, "the root group has no limits, so nothing is known"
+    for file in ("memory.max", "memory.swap.max"):
+        machine.files[f"/sys/fs/cgroup/system.slice/{file}"] = "max\n"
+    assert find(machine, "swap limit").ok
+
+
+@pytest.mark.parametrize(("swaps", "ok", "words"), [(SWAP, False, "swap is on"), (NO_SWAP, True, "no swap is on")])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_swap_that_cannot_be_limited(machine: FakeMachine, version: str, swaps: str, ok: bool, words: str) -> None:
+    machine.files["/proc/swaps"] = swaps
+    if version == "v1":
+        del machine.files["/sys/fs/cgroup/cgroup.controllers"]
+        machine.files["/proc/self/mounts"] = HYBRID
+        machine.files["/sys/fs/cgroup/memory/memory.limit_in_bytes"] = "9223372036854771712\n"
+    else:
+        del machine.files["/sys/fs/cgroup/user.slice/session-1.scope/memory.swap.max"]
+    finding = find(machine, "swap limit")
+    assert (finding.ok, finding.required) == (ok, False)
+    assert words in finding.detail and "in this kernel" in finding.detail
+    machine.files["/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"] = ""
+    assert find(machine, "swap limit").ok is (ok or version == "v1")
+
+
+def test_a_kernel_without_swap(machine: FakeMachine) -> None:
+    del machine.files["/proc/swaps"]
+    del machine.files["/sys/fs/cgroup/user.slice/session-1.scope/memory.swap.max"]
+    assert find(machine, "swap limit").ok
 
 
 def test_overlay_as_a_module(machine: FakeMachine) -> None:

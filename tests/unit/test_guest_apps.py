@@ -219,8 +219,15 @@ def test_wsgi_apps_that_go_wrong() -> None:
         yield b"a"
         raise ValueError("x")
 
+    def split(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("A", "b\r\nC: d")])
+        return [b"x"]
+
     assert "without calling start_response" in call(silent)[0][1]["message"]
     assert [frame[0] for frame in call(late)] == [wire.RESULT, wire.CHUNK, wire.FAIL]
+    assert [call(app)[-1][1]["code"] for app in (silent, late)] == ["HANDLER_ERROR"] * 2
+    meta = call(split)[0][1]
+    assert (meta["code"], meta["traceback"]) == ("RESULT_NOT_SERIALISABLE", None)
 
 
 def test_an_event_without_http_is_a_post() -> None:

@@ -36,7 +36,9 @@ def call(function: Callable[..., Any], event: Any = None, kind: str = "json", **
     frames: list[Frame] = []
     body = event if isinstance(event, bytes) else json.dumps(event).encode()
     full = {"id": "inv_1", "kind": kind, "deadline": time.time() + 10, "attempt": 1, **meta}
-    Handler(function).serve(full, body, lambda t, m, b: frames.append((t, m, b)), STATIC)
+    Handler(function).serve(
+        full, body, lambda t, m, b: frames.append((t, json.loads(m) if isinstance(m, bytes) else m, b)), STATIC
+    )
     return frames
 
 

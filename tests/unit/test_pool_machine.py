@@ -9,9 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pool.dispatcher import Limits, Slot, VersionPool, Waiter
+from pool.dispatcher import VersionPool
 from pool.executor import RuntimeExecutor
+from pool.slots import Limits, Slot
 from pool.stats import NodeStats
+from pool.waiting import Waiter
 from quilt_fn.errors import InvocationTimeout, QueueFull, StartFailed, Unavailable
 from quilt_fn.states import InstanceState
 from runtime.api import VersionSpec

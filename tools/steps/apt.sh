@@ -1,6 +1,6 @@
 # The distribution's packages: installs what is missing and nothing else. Not here: CRIU where apt's is too old (criu.sh).
 
-APT_PACKAGES=(redis-server gcc libc6-dev make iproute2 nftables python3 python3-venv ca-certificates procps)
+APT_PACKAGES=(redis-server gcc libc6-dev make iproute2 nftables python3 python3-venv ca-certificates procps mmdebstrap)
 APT_UPDATED=
 
 apt_step() {

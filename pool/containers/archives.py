@@ -1,0 +1,63 @@
+"""Archives in and out of containers that run: into one as an operation, out of one as a stream.
+
+Not here: what an archive may hold, and how it gets in (`runtime.containers`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pool.api import Operations, Report
+from pool.containers.service import ContainerService
+from quilt_fn.model.operation import OperationRecord
+from runtime.containers.api import Containers
+from runtime.volumes import streams
+
+UNPACK_TIMEOUT_S = 3600.0
+
+
+class ContainerArchives:
+    def __init__(self, containers: ContainerService, runtime: Containers, operations: Operations) -> None:
+        self._containers = containers
+        self._runtime = runtime
+        self._operations = operations
+
+    async def unpack(
+        self, tenant_id: str, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]
+    ) -> OperationRecord:
+        """Returns when all of `body` was taken, or the operation has ended. Raises ContainerNotFound,
+        ContainerNotRunning.
+        """
+        self._containers.running(tenant_id, container_id)
+        taken = asyncio.Event()
+
+        async def read() -> AsyncIterator[bytes]:
+            async for piece in body:
+                yield piece
+            taken.set()
+
+        async def work(report: Report) -> dict[str, Any]:
+            try:
+                report(None, "unpacking")
+                entries, size = await self._runtime.unpack(container_id, _inside(path), strip, read())
+                return {"path": path, "entries": entries, "bytes": size}
+            finally:
+                taken.set()
+
+        record = await self._operations.begin(
+            tenant_id, "container.unpack", ("container", container_id), work, timeout_s=UNPACK_TIMEOUT_S
+        )
+        await taken.wait()
+        return record
+
+    async def pack(self, tenant_id: str, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
+        """Raises ContainerNotFound, ContainerNotRunning, FileNotThere before it returns."""
+        self._containers.running(tenant_id, container_id)
+        return await streams.first(self._runtime.pack(container_id, _inside(path), zipped=zipped))
+
+
+def _inside(path: str) -> str:
+    """A path in a container as one from its root."""
+    return path.lstrip("/") or "."

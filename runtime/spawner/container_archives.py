@@ -1,0 +1,45 @@
+"""Archives in and out of a container that runs: by a process in its namespaces with its root's rights.
+
+Paths are resolved where the container sees them, volumes included. Not here: what an archive may hold (`archives`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from runtime.spawner import archives, jail
+from runtime.spawner import volume_files as files
+from runtime.spawner.context import Message
+from runtime.spawner.names import integer
+from runtime.spawner.volumes import archive_pipe, told
+
+Work = Callable[[files.Top, str], dict[str, Any]]
+
+
+def unpack(pid: int, message: Message, fds: list[int]) -> dict[str, Any]:
+    """{path, strip}, [pipe] → {entries, bytes}. `pid` is the container's init, as this machine counts."""
+    strip = integer(message, "strip", 0, files.DEPTH_LIMIT)
+    pipe = archive_pipe(fds)
+    return _inside(pid, message, pipe, lambda top, path: archives.unpack(top, pipe, path, strip))
+
+
+def pack(pid: int, message: Message, fds: list[int]) -> dict[str, Any]:
+    """{path, zipped}, [pipe] → {entries, skipped}."""
+    pipe = archive_pipe(fds)
+    zipped = message.get("zipped") is True
+    return _inside(pid, message, pipe, lambda top, path: archives.pack(top, pipe, path, zipped))
+
+
+def _inside(pid: int, message: Message, pipe: int, work: Work) -> dict[str, Any]:
+    path = files.relative(message.get("path", "."))
+    users, mounts = (os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "mnt"))
+
+    def inside() -> dict[str, Any]:
+        jail.as_root_of(users, mounts)
+        top = files.Top(os.open("/", files.FOLDER), -1, 0, mounts=True)
+        with told(path):
+            return work(top, path)
+
+    return dict(jail.call(inside, [pipe, users, mounts]))

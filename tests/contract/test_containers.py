@@ -1,0 +1,424 @@
+"""Lives of containers on a fake runtime and both kinds of Redis: verbs that meet each other, and what fails on the way.
+
+Not here: real sandboxes (tests/integration/test_containers.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from pool.clock import Clock
+from pool.containers.registry import ContainerRegistry
+from pool.containers.service import ContainerService
+from pool.redis_link import RedisLink
+from quilt_fn.errors import (
+    Conflict,
+    ContainerNotFound,
+    ContainerNotRunning,
+    NameTaken,
+    RegistryUnavailable,
+    SpawnerError,
+)
+from quilt_fn.model.container import ContainerCreate, ContainerRecord
+from quilt_fn.states import ContainerState as State
+from tests.contract.conftest import RedisHandle
+from tests.fakes.containers import FakeContainers
+
+TENANT = "t_a"
+MakeService = Callable[..., Awaitable[ContainerService]]
+
+
+@pytest.fixture
+def runtime() -> FakeContainers:
+    return FakeContainers()
+
+
+@pytest.fixture
+async def make_service(redis: RedisHandle, runtime: FakeContainers, tmp_path: Path) -> AsyncIterator[MakeService]:
+    """Each is another node process on the same Redis and the same machine."""
+    made: list[tuple[ContainerService, RedisLink]] = []
+
+    async def make() -> ContainerService:
+        link, clock = RedisLink(redis.client()), Clock()
+        registry = ContainerRegistry(link, clock.wall)
+        registry.incarnation = len(made) + 1
+        service = ContainerService(registry, runtime, tmp_path / "logs", clock)
+        made.append((service, link))
+        await service.restore()
+        return service
+
+    yield make
+    for service, link in made:
+        await service.close()
+        await link.close()
+
+
+@pytest.fixture
+async def service(make_service: MakeService) -> ContainerService:
+    return await make_service()
+
+
+async def new(service: ContainerService, name: str = "one", **spec: object) -> ContainerRecord:
+    return await service.create(TENANT, ContainerCreate.model_validate({"name": name, **spec}))
+
+
+async def holds(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await condition():  # noqa: ASYNC110 - what it waits for is several tasks deep, and says nothing
+            await asyncio.sleep(0.005)
+
+
+async def until(service: ContainerService, container_id: str, condition: Callable[[ContainerRecord], bool]) -> None:
+    async def seen() -> bool:
+        return condition(await service.get(TENANT, container_id))
+
+    await holds(seen)
+
+
+async def none_is_there(service: ContainerService) -> None:
+    async def none() -> bool:
+        return not await names(service)
+
+    await holds(none)
+
+
+async def a_start_is_under_way(runtime: FakeContainers) -> None:
+    async def asked() -> bool:
+        return bool(runtime.asked)
+
+    await holds(asked)
+
+
+async def names(service: ContainerService) -> list[str]:
+    return [record.name for record in (await service.list(TENANT, 100, None, None, {}))[0]]
+
+
+async def test_names_are_unique_in_a_tenant(service: ContainerService) -> None:
+    first = await new(service)
+    with pytest.raises(NameTaken) as caught:
+        await new(service)
+    assert caught.value.details["container_id"] == first.container_id
+    await service.create("t_b", ContainerCreate(name="one"))
+    with pytest.raises(ContainerNotFound):
+        await service.get("t_b", first.container_id)
+
+
+async def test_a_create_that_fails_leaves_nothing(
+    service: ContainerService, runtime: FakeContainers, tmp_path: Path
+) -> None:
+    runtime.fail_starts = SpawnerError("no room")
+    with pytest.raises(SpawnerError, match="no room"):
+        await new(service)
+    assert (await names(service), runtime.layers, list((tmp_path / "logs").glob("*"))) == ([], set(), [])
+    runtime.fail_starts = None
+    assert (await new(service)).state is State.RUNNING
+
+
+async def test_a_create_that_is_cancelled_leaves_nothing(service: ContainerService, runtime: FakeContainers) -> None:
+    runtime.hold = asyncio.Event()
+    creating = asyncio.create_task(new(service))
+    await a_start_is_under_way(runtime)
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    await none_is_there(service)
+    assert runtime.layers == set()
+
+
+async def test_what_could_not_be_taken_back_goes_later(
+    service: ContainerService, runtime: FakeContainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spawner goes away in the middle of a create: the name is free again once it is back."""
+    runtime.fail_starts = SpawnerError("gone")
+    with monkeypatch.context() as gone:
+
+        async def fails(*_: object) -> None:
+            raise SpawnerError("gone")
+
+        gone.setattr(runtime, "delete", fails)
+        gone.setattr(runtime, "stop", fails)
+        with pytest.raises(SpawnerError):
+            await new(service)
+        assert await names(service) == ["one"]
+    upkeep = asyncio.create_task(service.run())
+    await none_is_there(service)
+    upkeep.cancel()
+    await asyncio.gather(upkeep, return_exceptions=True)
+
+
+async def test_a_start_that_fails_leaves_it_to_be_started_again(
+    service: ContainerService, runtime: FakeContainers
+) -> None:
+    ctr = (await new(service)).container_id
+    await service.stop(TENANT, ctr, 1)
+    runtime.fail_starts = SpawnerError("no room")
+    with pytest.raises(SpawnerError):
+        await service.start(TENANT, ctr)
+    seen = await service.get(TENANT, ctr)
+    assert (seen.state, seen.exit_reason, seen.error_message) == (State.EXITED, "not_started", "no room")
+    assert ctr in runtime.layers, "its writable layer stays"
+    runtime.fail_starts = None
+    seen = await service.start(TENANT, ctr)
+    assert (seen.state, seen.exit_reason, seen.error_message) == (State.RUNNING, None, None)
+
+
+async def test_two_deletes_at_once(service: ContainerService, runtime: FakeContainers) -> None:
+    ctr = (await new(service)).container_id
+    first, second = await asyncio.gather(
+        service.delete(TENANT, ctr), service.delete(TENANT, ctr), return_exceptions=True
+    )
+    assert first is None and isinstance(second, ContainerNotFound)
+    assert (await names(service), runtime.layers) == ([], set())
+
+
+@pytest.mark.parametrize("verb", ["stop", "delete"])
+async def test_a_verb_during_create_waits_for_it(service: ContainerService, runtime: FakeContainers, verb: str) -> None:
+    runtime.hold = asyncio.Event()
+    creating = asyncio.create_task(new(service))
+    await a_start_is_under_way(runtime)
+    ctr = (await service.by_name(TENANT, "one")).container_id
+    asked = asyncio.create_task(
+        service.stop(TENANT, ctr, 1) if verb == "stop" else service.delete(TENANT, ctr)  # type: ignore[arg-type]
+    )
+    await asyncio.sleep(0.01)
+    runtime.hold.set()
+    assert (await creating).container_id == ctr
+    await asked
+    assert await names(service) == (["one"] if verb == "stop" else [])
+    assert runtime.live == {}
+
+
+async def test_a_pause_that_can_not_be_written_down_is_undone(
+    service: ContainerService, redis: RedisHandle, runtime: FakeContainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctr = (await new(service)).container_id
+    asked: list[str] = []
+
+    async def note(verb: str) -> None:
+        asked.append(verb)
+
+    monkeypatch.setattr(runtime, "pause", lambda _: note("pause"))
+    monkeypatch.setattr(runtime, "resume", lambda _: note("resume"))
+    await redis.go_away()
+    with pytest.raises(RegistryUnavailable):
+        await service.pause(TENANT, ctr)
+    assert asked == ["pause", "resume"]
+    await redis.come_back()
+    assert (await service.get(TENANT, ctr)).state is State.RUNNING
+
+
+async def test_states_refuse_what_they_must(service: ContainerService) -> None:
+    ctr = (await new(service)).container_id
+    with pytest.raises(Conflict):
+        await service.signal(TENANT, ctr, 1, 9)
+    await service.pause(TENANT, ctr)
+    with pytest.raises(Conflict, match="paused"):
+        await service.start(TENANT, ctr)
+    with pytest.raises(ContainerNotRunning):
+        service.running(TENANT, ctr)
+    await service.resume(TENANT, ctr)
+    await service.stop(TENANT, ctr, 1)
+    for refused in (service.pause(TENANT, ctr), service.usage(TENANT, ctr), service.processes(TENANT, ctr)):
+        with pytest.raises(ContainerNotRunning):
+            await refused
+    with pytest.raises(Conflict):
+        await service.resume(TENANT, ctr)
+    assert (await service.stop(TENANT, ctr, 1)).state is State.EXITED
+
+
+async def test_the_commands_end_is_recorded_and_the_container_stays(
+    service: ContainerService, runtime: FakeContainers
+) -> None:
+    made = await new(service, command=["sleep", "1"])
+    assert made.exit_code is None
+    runtime.live[made.container_id].end_main(3)
+    await until(service, made.container_id, lambda r: r.exit_code == 3)
+    seen = await service.get(TENANT, made.container_id)
+    assert (seen.state, seen.exit_reason) == (State.RUNNING, "exited")
+    stopped = await service.stop(TENANT, made.container_id, 1)
+    assert (stopped.exit_code, stopped.exit_reason) == (3, "exited")
+
+
+async def test_a_command_that_ends_as_it_starts_is_restarted(
+    service: ContainerService, runtime: FakeContainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end may be told before its start has been answered."""
+    real = runtime.start
+
+    async def start(spec: object) -> object:
+        live = await real(spec)  # type: ignore[arg-type]
+        start_main = live.link.start_main  # type: ignore[union-attr]
+
+        async def ends_at_once(command: object) -> int:
+            pid = await start_main(command)  # type: ignore[arg-type]
+            if len(live.mains) == 1:
+                live.end_main(1)
+            return pid
+
+        monkeypatch.setattr(live.link, "start_main", ends_at_once)
+        return live
+
+    monkeypatch.setattr(runtime, "start", start)
+    made = await new(service, command=["false"], restart="on-failure")
+    await until(service, made.container_id, lambda r: r.restart_count == 1 and r.exit_code is None)
+    assert len(runtime.live[made.container_id].mains) == 2
+
+
+async def test_a_memory_kill_is_told_apart(service: ContainerService, runtime: FakeContainers) -> None:
+    made = await new(service, command=["eat"])
+    runtime.oom_kills = 1
+    runtime.live[made.container_id].end_main(137)
+    await until(service, made.container_id, lambda r: r.exit_reason == "out_of_memory")
+
+
+@pytest.mark.parametrize("reason", ["init_died", "out_of_memory"])
+async def test_an_init_that_dies(service: ContainerService, runtime: FakeContainers, reason: str) -> None:
+    made = await new(service, command=["sleep"])
+    runtime.die(made.container_id, reason)
+    await until(service, made.container_id, lambda r: r.state is State.EXITED)
+    seen = await service.get(TENANT, made.container_id)
+    assert (seen.exit_code, seen.exit_reason) == (137, reason)
+    assert (await service.start(TENANT, made.container_id)).state is State.RUNNING
+
+
+async def test_a_verb_right_after_an_inits_death_knows_its_reason(
+    service: ContainerService, runtime: FakeContainers
+) -> None:
+    made = await new(service)
+    runtime.die(made.container_id, "out_of_memory")
+    assert (await service.stop(TENANT, made.container_id, 1)).exit_reason == "out_of_memory"
+
+
+async def test_restart_always_brings_it_back_until_it_is_stopped(
+    service: ContainerService, runtime: FakeContainers
+) -> None:
+    made = await new(service, restart="always")
+    runtime.die(made.container_id, "init_died")
+    await until(service, made.container_id, lambda r: r.state is State.RUNNING and r.restart_count == 1)
+    runtime.fail_starts = SpawnerError("no room")
+    runtime.die(made.container_id, "init_died")
+    await until(service, made.container_id, lambda r: r.exit_reason == "not_started")
+    stopped = await service.stop(TENANT, made.container_id, 1)
+    count = stopped.restart_count
+    runtime.fail_starts = None
+    await asyncio.sleep(1.0)  # longer than any pause that was begun: nothing must come of it
+    seen = await service.get(TENANT, made.container_id)
+    assert (seen.state, seen.restart_count) == (State.EXITED, count)
+
+
+async def test_time_to_live_deletes_it(service: ContainerService) -> None:
+    await new(service, ttl_seconds=0.01)
+    upkeep = asyncio.create_task(service.run())
+    await none_is_there(service)
+    upkeep.cancel()
+    await asyncio.gather(upkeep, return_exceptions=True)
+
+
+# --- another node process ---------------------------------------------------------------------------------------------
+
+
+async def test_the_next_node_takes_over_what_runs(
+    service: ContainerService, make_service: MakeService, runtime: FakeContainers
+) -> None:
+    made = await new(service, command=["sleep"])
+    paused = await new(service, "two")
+    await service.pause(TENANT, paused.container_id)
+    again = await make_service()
+    assert (await again.get(TENANT, made.container_id)).state is State.RUNNING
+    assert (await again.get(TENANT, paused.container_id)).state is State.PAUSED
+    runtime.live[made.container_id].end_main(0)
+    await until(again, made.container_id, lambda r: r.exit_code == 0)
+    assert len(runtime.live[made.container_id].mains) == 1
+
+
+async def test_a_command_that_ended_while_no_node_was_there_is_restarted(
+    service: ContainerService, make_service: MakeService, runtime: FakeContainers
+) -> None:
+    made = await new(service, command=["sleep"], restart="always")
+    live = runtime.live[made.container_id]
+    live.main_exit = 5
+    again = await make_service()
+    await until(again, made.container_id, lambda r: r.restart_count == 1)
+    assert len(live.mains) == 2
+
+
+@pytest.mark.parametrize(
+    ("restart", "reason", "state"),
+    [
+        ("no", "platform_ended", State.EXITED),
+        ("on-failure", "platform_ended", State.EXITED),
+        ("on-failure", "init_died", State.RUNNING),
+        ("always", "platform_ended", State.RUNNING),
+    ],
+)
+async def test_what_ran_when_the_platform_went_down(
+    service: ContainerService, make_service: MakeService, runtime: FakeContainers, restart: str, reason: str,
+    state: State,
+) -> None:  # fmt: skip
+    made = await new(service, restart=restart)
+    runtime.live.clear()
+    runtime.ended[made.container_id] = reason
+    again = await make_service()
+    if state is State.EXITED:
+        seen = await again.get(TENANT, made.container_id)
+        assert (seen.state, seen.exit_reason) == (state, reason)
+    else:
+        await until(again, made.container_id, lambda r: r.state is state)
+
+
+async def test_what_was_stopped_stays_so(
+    service: ContainerService, make_service: MakeService, runtime: FakeContainers
+) -> None:
+    made = await new(service, restart="always")
+    await service.stop(TENANT, made.container_id, 1)
+    again = await make_service()
+    await asyncio.sleep(0.3)  # longer than the first pause
+    assert (await again.get(TENANT, made.container_id)).state is State.EXITED
+    assert runtime.live == {}
+
+
+@pytest.mark.parametrize("half", [State.STARTING, State.STOPPING, State.DELETING])
+@pytest.mark.parametrize("runs", [True, False])
+async def test_what_a_node_left_half_done_is_settled_by_the_next(
+    service: ContainerService, make_service: MakeService, runtime: FakeContainers, half: State, runs: bool
+) -> None:
+    made = await new(service, command=["sleep"])
+    entry = service._registry.get(TENANT, made.container_id)
+    way = {
+        State.STARTING: [State.STOPPING, State.EXITED, State.STARTING],
+        State.STOPPING: [State.STOPPING],
+        State.DELETING: [State.STOPPING, State.EXITED, State.DELETING],
+    }
+    for state in way[half]:
+        await service._registry.move(entry, state)
+    if not runs:
+        runtime.live.clear()
+    again = await make_service()
+    if half is State.DELETING:
+        assert (await names(again), runtime.layers) == ([], set())
+        return
+    seen = await again.get(TENANT, made.container_id)
+    assert seen.state is (State.RUNNING if half is State.STARTING and runs else State.EXITED)
+    await again.delete(TENANT, made.container_id)
+    assert runtime.layers == set()
+
+
+async def test_output_of_containers_that_are_no_more_is_removed(make_service: MakeService, tmp_path: Path) -> None:
+    old = tmp_path / "logs" / "ctr_gone"
+    old.mkdir(parents=True)
+    (old / "0").write_bytes(b"x")
+    await make_service()
+    assert not old.exists()
+
+
+async def test_redis_away_at_a_create(service: ContainerService, redis: RedisHandle, runtime: FakeContainers) -> None:
+    await redis.go_away()
+    with pytest.raises(RegistryUnavailable):
+        await new(service)
+    await redis.come_back()
+    assert runtime.asked == []
+    await new(service)
