@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import floors, memory
+from benchmarks.containers import containers
 from benchmarks.figures import Results, percentile, server_timing
 from benchmarks.functions import Function, deploy, idle
 from benchmarks.private import Private
@@ -287,4 +288,5 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "boot": boot,
     "burst": burst,
     "density": density,
+    "containers": containers,
 }

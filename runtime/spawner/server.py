@@ -124,8 +124,8 @@ class Server:
             protocol.close(fds)
         self.requests.add(pid)
         if message.get("op") in NETWORK_USERS:
+            # The pool is filled up when it has ended: making namespaces beside it would cost it a third of its time.
             self.takers.add(pid)
-            self._refill()
 
     def _keep(self, node: socket.socket, message: dict[str, Any]) -> None:
         """{kits: [ids]} → {}: a node's first words. Every other kit goes, before this node can ask for new ones."""
