@@ -14,6 +14,7 @@ from gateway import (
     containers,
     events,
     functions,
+    guides,
     images,
     invocations,
     keys,
@@ -101,6 +102,7 @@ ROUTES: tuple[Route, ...] = (
         body=functions.PoolTarget, answers=Accepted, status=202, replay="conflict",
     ),
     *(route for concern in CONCERNS for route in concern.routes),
+    *(route for concern in CONCERNS for route in guides.routes(concern)),
 )  # fmt: skip
 
 

@@ -311,5 +311,5 @@ CONCERN = Concern(
         "Its writable layer outlives stop and start, and a restart of the platform.",
         "The host name follows a new name at the next start.",
     ),
-    states=("container",),
+    states=("CONTAINER",),
 )  # fmt: skip

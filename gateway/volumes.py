@@ -249,5 +249,5 @@ CONCERN = Concern(
         "Attached volumes can be neither deleted nor renamed: 409 VOLUME_ATTACHED names who has them.",
         "Where there is no room: 413 VOLUME_FULL, and what was there before stays.",
     ),
-    states=("volume",),
+    states=("VOLUME",),
 )  # fmt: skip
