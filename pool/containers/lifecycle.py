@@ -100,7 +100,7 @@ class Lifecycle:
         """
         kept = entry.kept
         if entry.command_running or kept.exit_code is None:
-            kept.exit_code = KILLED if entry.command_running or kept.wanted else 0
+            kept.exit_code = KILLED if kept.wanted or entry.spec.command is not None else 0
             kept.exit_reason = reason
         elif kept.wanted:
             kept.exit_reason = reason
@@ -246,21 +246,25 @@ class Lifecycle:
         if not entry.command_running:
             return
         entry.command_running = False
-        entry.kept.exit_code = code
-        entry.kept.exited_at = iso(self._clock.wall())
-        entry.kept.exit_reason = policy.exit_reason(code, False)
+        if code != KILLED:
+            self._note_end(entry, code, False)
         self.own(self._after_command(entry, code), f"after the command of {entry.container_id}")
+
+    def _note_end(self, entry: ContainerEntry, code: int, memory_kills: bool) -> None:
+        """Code and reason at once: nobody sees one without the other."""
+        entry.kept.exit_code, entry.kept.exit_reason = code, policy.exit_reason(code, memory_kills)
+        entry.kept.exited_at = iso(self._clock.wall())
 
     async def _after_command(self, entry: ContainerEntry, code: int) -> None:
         ctr = entry.container_id
-        if code == KILLED and entry.state is State.RUNNING:
+        if code == KILLED:
+            before = self._memory_kills.get(ctr, 0)
             try:
-                kills = int((await self._runtime.usage(ctr))["oom_kills"])
-            except QuiltError:
-                kills = 0  # it is ending: its own end says why
-            if not entry.command_running and entry.kept.exit_code == code:
-                entry.kept.exit_reason = policy.exit_reason(code, kills > self._memory_kills.get(ctr, 0))
-            self._memory_kills[ctr] = kills
+                self._memory_kills[ctr] = int((await self._runtime.usage(ctr))["oom_kills"])
+            except QuiltError as error:  # it is ending: its own end says why
+                log.info("container %s: how its command was killed can't be told: %s", entry.name, error.message)
+            if not entry.command_running and entry.kept.exit_code is None:
+                self._note_end(entry, code, self._memory_kills.get(ctr, 0) > before)
         if entry.state in (State.RUNNING, State.PAUSED):
             await self._registry.move(entry, None)
         pause = self._pause(entry, code)

@@ -20,6 +20,7 @@ from typing import Any
 from runtime.spawner import container_archives, image_names, images, roots, sandbox, tenants, volume_mounts
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
+from runtime.spawner.images import GUEST
 from runtime.spawner.names import Config, checked, write_json
 from runtime.spawner.processes import listed
 from runtime.spawner.protocol import Refused
@@ -85,6 +86,7 @@ class Machines(Context):
             volume_mounts.mount(self.config, tenant, trees, root)
             volume_mounts.close(trees)
             inside = sandbox.Inside(
+                init=os.open(store / guest / GUEST.lstrip("/") / "quilt-init", os.O_RDONLY | os.O_CLOEXEC),
                 arguments=("serve", "--strict") if strict else ("serve",),
                 hostname=hostname, terminals=True, address=address,
                 nameserver=self.networks.containers.gateway if address else None,

@@ -168,10 +168,9 @@ def test_limits_are_changed_live(live: Live, machines: Machines) -> None:
 
 def test_processes_of_hostile_names(live: Live, machines: Machines) -> None:
     """However many there are, and whatever they call themselves: the list is whole."""
-    ctr = machines.new(pids_limit=400)["container_id"]
-    name = "$(printf '\\001\\377%.0s' $(seq 300))"
-    named = f'bash -c \'exec -a "$0" sleep 1000\' "{name}"'
-    machines.sh(ctr, f"for i in $(seq 250); do {named} >/dev/null 2>&1 & done; echo")
+    ctr = machines.new(pids_limit=600)["container_id"]
+    named = 'bash -c \'exec -a "$0" sleep 1000\' "$NAME" >/dev/null 2>&1 &'
+    machines.sh(ctr, "NAME=$(printf '\\001\\377%.0s' $(seq 300)); for i in $(seq 250); do " + named + " done; echo")
     path = f"/api/containers/{ctr}/processes"
     found = wait_for(
         lambda: len(seen := [p for p in live.ok("GET", path)["processes"] if "\x01" in p["command"]]) == 250 and seen,
