@@ -55,6 +55,14 @@ class Checks(Record):
     image_valid: bool
 
 
+class Readiness(Record):
+    container_id: str
+    state: ContainerState
+    exec_ready: bool
+    network_ready: bool
+    checks: Checks
+
+
 class ContainerRecord(Record):
     """Times are ISO 8601 UTC. `exit_code` is the command's (128 + signal where one ended it); `exit_reason` tells apart
     `exited`, `signalled`, `out_of_memory`, `not_started`, `init_died`, `stopped`, `killed`, and `platform_ended` of one
