@@ -10,21 +10,21 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from gateway import (
-    bundles,
     containers,
+    elasticity,
     events,
-    functions,
+    function_routes,
     guides,
     images,
-    invocations,
     keys,
     network,
+    openapi,
     operations,
     system,
     terminals,
     volumes,
 )
-from gateway.auth import NOBODY, authenticate
+from gateway.auth import NOBODY, authenticate, from_loopback
 from gateway.context import REQUEST_ID, Ask, Background, Ids, Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response
 from gateway.idempotency import once
@@ -34,14 +34,13 @@ from gateway.limits import RateLimits
 from gateway.responses import NoResponse, gone
 from gateway.route import Concern, Route
 from pool.api import Platform
-from quilt_fn.model.function import FunctionCreate
-from quilt_fn.model.operation import Accepted
 from quilt_fn.settings import Settings
 
 INVOKER = web.AppKey("invoker", Invoker)
 
 
 CONCERNS: tuple[Concern, ...] = (
+    function_routes.CONCERN,
     containers.CONCERN,
     terminals.CONCERN,
     network.CONCERN,
@@ -49,61 +48,15 @@ CONCERNS: tuple[Concern, ...] = (
     events.CONCERN,
     volumes.CONCERN,
     images.CONCERN,
+    elasticity.CONCERN,
 )
-FUNCTION = "/api/functions/{function_id}"
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/health", system.health, '`{"status": "ok"}`', public=True),
-    Route("GET", "/metrics", system.metrics, "Prometheus text; QUILT_PUBLIC_METRICS opens it to loopback", public=True),
-    Route("GET", "/api/system/info", system.info, "version, node, uptime, features with a reason for each missing one"),
-    Route("GET", "/api/keys", keys.list_, "`{keys, next_cursor}`, without the keys themselves"),
-    Route(
-        "POST", "/api/keys", keys.create, "201 `{key_id, name, key, created_at}`; `key` is shown only here", status=201,
-        replay="secret",
-    ),
-    Route("DELETE", "/api/keys/{key_id}", keys.delete, "204"),
-    Route(
-        "POST", "/api/bundles", bundles.upload, "201 `{bundle_id, size_bytes}` for a raw tar.gz; known content 200",
-        body="application/gzip", status=201,
-    ),
-    Route("POST", "/api/functions", functions.create, "201 record", body=FunctionCreate, status=201),
-    Route("GET", "/api/functions", functions.list_, "`{functions, next_cursor}`; `?limit=&cursor=`"),
-    Route("GET", "/api/functions/by-name/{name}", functions.by_name, "record"),
-    Route("GET", "/api/functions/pool/stats", functions.pool_stats, "`{pools: […]}`, one for each function"),
-    Route("POST", "/api/functions/invoke/{name}", invocations.invoke_by_name, "invocation record, also of a failure"),
-    Route("GET", FUNCTION, functions.get, "record"),
-    Route("PUT", FUNCTION, functions.update, "record; makes a new version"),
-    Route("DELETE", FUNCTION, functions.delete, "204; running invocations get their time limit"),
-    Route(
-        "POST", FUNCTION + "/deploy", functions.deploy,
-        "record when capacity is ready; with `Accept: application/x-ndjson` progress lines, then `done` or `error`",
-    ),
-    Route("POST", FUNCTION + "/pause", functions.pause, "record; drains, scales to zero, keeps the snapshot"),
-    Route("POST", FUNCTION + "/resume", functions.resume, "record when capacity is ready"),
-    Route("POST", FUNCTION + "/invoke", invocations.invoke, "invocation record, also of a failure"),
-    Route("GET", FUNCTION + "/invocations", invocations.list_, "`{invocations, next_cursor}`; `?status=&limit=`"),
-    Route("GET", FUNCTION + "/invocations/{invocation_id}", invocations.get, "invocation record"),
-    Route(
-        "GET", FUNCTION + "/logs", invocations.logs,
-        "NDJSON lines `{t, stream, invocation_id, instance_id, text}`; `?follow=true&invocation_id=&limit=&token=`",
-        token=True,
-    ),
-    Route("GET", FUNCTION + "/pool", functions.pool, "the function's pool"),
-    Route(
-        "POST", FUNCTION + "/template/drop", functions.drop_template,
-        "`{dropped}`; the next start is a restore, with `?snapshot=true` a boot",
-    ),
-    Route(
-        "POST", "/api/elasticity/functions/{function_id}/pool-target", functions.pool_target,
-        "the pool; body `{min_instances, max_instances}`, header `X-Tenant-Id` needed",
-    ),
-    Route(
-        "POST", "/api/elasticity/control/functions/{function_id}/pool-target", functions.control_pool_target,
-        "202; as above, as an operation; a repeated `Idempotency-Key` is 409 with its `operation_id`",
-        body=functions.PoolTarget, answers=Accepted, status=202, replay="conflict",
-    ),
+    *system.ROUTES,
+    *keys.ROUTES,
     *(route for concern in CONCERNS for route in concern.routes),
     *(route for concern in CONCERNS for route in guides.routes(concern)),
-)  # fmt: skip
+    *openapi.routes(lambda: (ROUTES, CONCERNS)),
+)
 
 
 def build(platform: Platform, settings: Settings) -> web.Application:
@@ -138,7 +91,9 @@ def put_before_router(server: web.Server, invoker: Invoker) -> None:
 def _asked(services: Services, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         caller = NOBODY
-        if not route.public:
+        settings = services.settings
+        opened = route.loopback and settings.public_metrics and from_loopback(request)
+        if not (route.public or opened):
             caller = await authenticate(services.platform, request, in_query=route.token)
             if services.limits is not None:
                 services.limits.take(caller.key_id)

@@ -5,6 +5,8 @@ Not here: keys themselves (pool looks them up by their hash, so nothing here com
 
 from __future__ import annotations
 
+import ipaddress
+
 from aiohttp import web
 from multidict import istr
 
@@ -58,3 +60,10 @@ async def authenticate(platform: Platform, request: web.BaseRequest, *, in_query
     if key is None:
         raise missing()
     return await accept(platform, key)
+
+
+def from_loopback(request: web.BaseRequest) -> bool:
+    try:
+        return ipaddress.ip_address(request.remote or "").is_loopback
+    except ValueError:
+        return False

@@ -12,16 +12,16 @@ from typing import Any
 from aiohttp import web
 from pydantic import Field
 
-from gateway import body, commands, container_archives
+from gateway import body, commands, container_archives, examples, health
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.lines import send_lines
 from gateway.operations import accepted
 from gateway.route import Concern, Query, Route
 from pool.api import Report
-from quilt_fn.errors import Forbidden, InvalidRequest, QuiltError
+from quilt_fn.errors import QuiltError
 from quilt_fn.model.common import Model
-from quilt_fn.model.container import ContainerCreate, ContainerRecord
+from quilt_fn.model.container import ContainerCreate, ContainerRecord, Readiness
 from quilt_fn.model.function import Environment, EnvironmentName, Name
 from quilt_fn.model.operation import Accepted
 from quilt_fn.states import ContainerState
@@ -55,12 +55,6 @@ class EnvironmentWhole(Model):
     environment: Environment
 
 
-class Resize(Model):
-    memory_limit_mb: int | None = Field(None, ge=16, le=1_048_576)
-    cpu_limit_percent: int | None = Field(None, ge=1, le=100_000)
-    pids_limit: int | None = Field(None, ge=4, le=32_768)
-
-
 async def create(ask: Ask) -> web.StreamResponse:
     spec = body.parse(ContainerCreate, await body.read(ask.request, ask.services.max_body_bytes))
     return answer(await ask.platform.containers.create(ask.tenant_id, spec), 201)
@@ -90,8 +84,7 @@ async def by_name(ask: Ask) -> web.StreamResponse:
 
 async def ready(ask: Ask) -> web.StreamResponse:
     found = await ask.platform.containers.get(ask.tenant_id, ask.path("container_id"))
-    fields = {"container_id", "state", "exec_ready", "network_ready", "checks"}
-    return answer(found.model_dump(mode="json", include=fields))
+    return answer(found.model_dump(mode="json", include=set(Readiness.model_fields)))
 
 
 async def wait(ask: Ask) -> web.StreamResponse:
@@ -233,21 +226,12 @@ async def delete(ask: Ask) -> web.StreamResponse:
     return answer({"success": True, "container_id": ask.path("container_id")})
 
 
-async def resize(ask: Ask) -> web.StreamResponse:
-    tenant = ask.request.headers.get("X-Tenant-Id")
-    if tenant is None:
-        raise InvalidRequest("the header X-Tenant-Id is missing", hint=f"yours is {ask.tenant_id}")
-    if tenant != ask.tenant_id:
-        raise Forbidden("X-Tenant-Id is not the tenant of this key")
-    wanted = body.parse(Resize, await body.read(ask.request, ask.services.max_body_bytes))
-    return answer(
-        await ask.platform.containers.resize(
-            ask.tenant_id, ask.path("container_id"), wanted.memory_limit_mb, wanted.cpu_limit_percent, wanted.pids_limit
-        )
-    )
-
-
 ONE = "/api/containers/{container_id}"
+USAGE = {
+    "memory_bytes": 1_048_576, "memory_peak_bytes": 2_097_152, "cpu_seconds": 0.1, "pids": 1, "oom_kills": 0,
+    "memory_limit_bytes": 536_870_912, "cpu_limit_percent": 100, "pids_limit": 512,
+}  # fmt: skip
+ENVIRONMENT = {"environment": {"NAME": "value"}}
 CONCERN = Concern(
     "containers",
     "Machines that you can have in milliseconds: a root, a writable layer, limits, a network, and commands in them.",
@@ -257,7 +241,7 @@ CONCERN = Concern(
             body=ContainerCreate, answers=ContainerRecord, status=201,
         ),
         Route(
-            "GET", "/api/containers", list_, "`{containers, next_cursor}`; `?state=&label=&limit=&cursor=`",
+            "GET", "/api/containers", list_, "`{containers, next_cursor}`, newest first",
             answers={"containers": [], "next_cursor": None},
             query=(
                 Query("state", "only those in this state"),
@@ -267,14 +251,14 @@ CONCERN = Concern(
         ),
         Route("GET", "/api/containers/by-name/{name}", by_name, "record", answers=ContainerRecord),
         Route("GET", ONE, get, "record, evaluated now", answers=ContainerRecord),
-        Route("GET", ONE + "/ready", ready, "`{container_id, state, exec_ready, network_ready, checks}`"),
+        Route("GET", ONE + "/ready", ready, "whether it can work: `checks` say what is missing", answers=Readiness),
         Route(
             "GET", ONE + "/wait", wait, "record, once it has the state or the time is over",
             answers=ContainerRecord,
             query=(Query("state", "exited by default"), Query("timeout_s", "30 by default, at most 600", "integer")),
         ),
         Route(
-            "GET", ONE + "/logs", logs, "NDJSON lines `{t, stream, text}` of its own command; `?limit=&follow=&token=`",
+            "GET", ONE + "/logs", logs, "NDJSON lines `{t, stream, text}` of its own command",
             answers="application/x-ndjson", token=True,
             query=(Query("limit", "the last so many", "integer"), Query("follow", "go on until you leave", "boolean")),
         ),
@@ -284,27 +268,27 @@ CONCERN = Concern(
             "POST", "/api/containers/batch", batch, "202; each item says what became of it", body=Batch,
             answers=Accepted, status=202,
         ),
-        Route("GET", ONE + "/metrics", metrics, "what it uses, beside its limits"),
-        Route("GET", ONE + "/processes", processes, "`{processes}`, by its own pids"),
+        Route("GET", ONE + "/metrics", metrics, "what it uses, beside its limits", answers=USAGE),
+        Route("GET", ONE + "/processes", processes, "`{processes}`, by its own pids", answers={"processes": []}),
         Route(
-            "DELETE", ONE + "/processes/{pid}", signal_process, "`{success}`; `?signal=TERM`",
+            "DELETE", ONE + "/processes/{pid}", signal_process, "`{success}`", answers={"success": True},
             query=(Query("signal", "name or number; TERM by default"),),
         ),
-        Route("GET", ONE + "/env", environment, "`{environment}` of new commands"),
-        Route("PATCH", ONE + "/env", change_environment, "merged; null takes a name out", body=EnvironmentChange),
-        Route("PUT", ONE + "/env", replace_environment, "replaced", body=EnvironmentWhole),
+        Route("GET", ONE + "/env", environment, "`{environment}` of new commands", answers=ENVIRONMENT),
+        Route("PATCH", ONE + "/env", change_environment, "merged; null takes a name out", body=EnvironmentChange,
+              answers=ENVIRONMENT),
+        Route("PUT", ONE + "/env", replace_environment, "replaced", body=EnvironmentWhole, answers=ENVIRONMENT),
         Route("POST", ONE + "/stop", stop, "record; SIGTERM, `timeout_s`, SIGKILL", body=Stop, answers=ContainerRecord),
         Route("POST", ONE + "/kill", kill, "record; SIGKILL to all of it", answers=ContainerRecord),
         Route("POST", ONE + "/pause", pause, "record; nothing in it runs until it is resumed", answers=ContainerRecord),
         Route("POST", ONE + "/rename", rename, "record", body=Rename, answers=ContainerRecord),
         *commands.ROUTES,
         *container_archives.ROUTES,
-        Route("DELETE", ONE, delete, "`{success, container_id}`; what runs is killed"),
-        Route(
-            "POST", "/api/elasticity/containers/{container_id}/resize", resize,
-            "record; other limits at once, header `X-Tenant-Id` needed", body=Resize, answers=ContainerRecord,
-        ),
+        Route("DELETE", ONE, delete, "`{success, container_id}`; what runs is killed",
+              answers={"success": True, "container_id": "ctr_…"}),
     ),
+    health=health.all_of(health.redis, health.spawner),
+    examples=examples.CONTAINERS,
     rules=(
         *commands.RULES,
         "A container stays alive when its command has ended: the exit code is recorded, and commands go on to work.",

@@ -22,7 +22,10 @@ HTTP_API = """\
 ## Everywhere
 
 - The key goes into `X-Api-Key`, or `Authorization: Bearer …`. 401 without one, 403 with a wrong one; another tenant's
-  things are 404. Routes marked *token* also take `?token=`, for clients that cannot set headers.
+  things are 404. Routes marked *token* also take `?token=`, for clients that cannot set headers; those marked
+  *loopback* ask programs on this machine for no key where `QUILT_PUBLIC_METRICS` is set.
+- `/openapi.json` is this page for programs, and `/docs` shows it. Of each concern, `/api/<concern>/help`, `/examples`
+  and `/health` tell its rules, requests that work as they stand, and whether it can work now.
 - Every response carries `X-Request-Id`: the caller's own where it is at most 128 letters, digits and `._:/+=@-`.
 - Every error has one body, listed in [errors](errors.md). 429 and 503 carry `Retry-After`.
 - `Idempotency-Key` (1 to 255 printable ASCII characters) on every route that answers 201 or 202: a replay within 24
@@ -109,7 +112,7 @@ the last column.
 """
 
 
-_VARIABLE = re.compile(r"\{(\w+)(:[^}]*)?\}")
+_VARIABLE = re.compile(r"\{(\w+)\}")
 
 
 def http_api() -> str:
@@ -117,8 +120,8 @@ def http_api() -> str:
 
 
 def _route(route: Route) -> str:
-    marks = [mark for mark, is_so in (("*public*", route.public), ("*token*", route.token)) if is_so]
-    path = _VARIABLE.sub(r"<\1>", route.path)
+    marks = [f"*{mark}*" for mark in ("public", "token", "loopback") if getattr(route, mark)]
+    path = _VARIABLE.sub(r"<\1>", route.shown_path)
     return f"| {route.method} | `{path}` | {' '.join([*marks, route.says])} |"
 
 

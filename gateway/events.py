@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gateway import examples, health
 from gateway.context import Ask, dump
 from gateway.errors import invalid_field
 from gateway.responses import GONE_POLL_S, gone
@@ -91,12 +92,15 @@ CONCERN = Concern(
         Route(
             "GET", "/api/events", stream, "server-sent events; `Last-Event-ID` resumes", token=True,
             answers="text/event-stream",
+            headers=(Query("Last-Event-ID", "the `id:` of the last event that you have", "integer"),),
             query=(
                 *(Query(name, "only events of this one") for name in FILTERS),
                 Query("last_event_id", "as the header Last-Event-ID, for clients that can't set it", "integer"),
             ),
         ),
     ),
+    health=health.streams,
+    examples=examples.EVENTS,
     rules=(
         "`ready` comes first, `heartbeat` each 15 s; `data` is one line of JSON, with `at` and the ids to filter by.",
         "Kinds: OperationUpdate (the operation), container_update, volume_update, function_update, pool_update (at "

@@ -9,28 +9,16 @@ import asyncio
 from typing import Any
 
 from aiohttp import web
-from pydantic import Field
 
 from gateway import body
 from gateway.context import Ask, answer, dump
-from gateway.errors import as_quilt_error, error_body, invalid_field
-from gateway.operations import accepted
-from pool.api import Report
-from quilt_fn.errors import Forbidden, InvalidRequest, Unavailable
-from quilt_fn.model.common import Model
+from gateway.errors import as_quilt_error, error_body
+from quilt_fn.errors import Unavailable
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate
 from runtime.api import Progress
 
 NDJSON = "application/x-ndjson"
 LIST_DEFAULT, LIST_MAX = 100, 1000
-POOL_TARGET_TIMEOUT_S = 60.0
-
-
-class PoolTarget(Model):
-    """How many instances a function keeps at least and at most."""
-
-    min_instances: int = Field(ge=0, le=1000)
-    max_instances: int = Field(ge=1, le=1000)
 
 
 async def create(ask: Ask) -> web.StreamResponse:
@@ -72,8 +60,7 @@ async def resume(ask: Ask) -> web.StreamResponse:
 
 
 async def drop_template(ask: Ask) -> web.StreamResponse:
-    snapshot = ask.request.query.get("snapshot") == "true"
-    dropped = await ask.platform.drop_template(ask.tenant_id, ask.path("function_id"), snapshot=snapshot)
+    dropped = await ask.platform.drop_template(ask.tenant_id, ask.path("function_id"), snapshot=ask.flag("snapshot"))
     return answer({"dropped": dropped})
 
 
@@ -83,45 +70,6 @@ async def pool(ask: Ask) -> web.StreamResponse:
 
 async def pool_stats(ask: Ask) -> web.StreamResponse:
     return answer({"pools": await ask.platform.pool_stats(ask.tenant_id)})
-
-
-async def pool_target(ask: Ask) -> web.StreamResponse:
-    target = await _pool_target(ask)
-    return answer(
-        await ask.platform.set_pool_target(
-            ask.tenant_id, ask.path("function_id"), target.min_instances, target.max_instances
-        )
-    )
-
-
-async def control_pool_target(ask: Ask) -> web.StreamResponse:
-    """As `pool_target`, with a receipt; the operation's result is the pool."""
-    target, function_id = await _pool_target(ask), ask.path("function_id")
-    await ask.platform.get(ask.tenant_id, function_id)  # what is not there is a 404, not an operation that fails
-
-    async def work(_report: Report) -> dict[str, Any]:
-        found = await ask.platform.set_pool_target(
-            ask.tenant_id, function_id, target.min_instances, target.max_instances
-        )
-        return found.model_dump(mode="json")
-
-    return accepted(
-        await ask.platform.operations.begin(
-            ask.tenant_id, "function.pool_target", ("function", function_id), work, timeout_s=POOL_TARGET_TIMEOUT_S
-        )
-    )
-
-
-async def _pool_target(ask: Ask) -> PoolTarget:
-    claimed = ask.request.headers.get("X-Tenant-Id")
-    if claimed is None:
-        raise InvalidRequest("X-Tenant-Id is needed on this route")
-    if claimed != ask.tenant_id:
-        raise Forbidden("X-Tenant-Id is not the tenant of this API key")
-    target = body.parse(PoolTarget, await body.read(ask.request, ask.services.max_body_bytes))
-    if target.min_instances > target.max_instances:
-        raise invalid_field("min_instances", f"at most max_instances ({target.max_instances})", target.min_instances)
-    return target
 
 
 async def deploy(ask: Ask) -> web.StreamResponse:

@@ -1,14 +1,16 @@
-"""`GET /api/<concern>/help`: what a concern is, its routes with their fields, its states and its rules.
+"""`GET /api/<concern>/help`: what a concern is, its routes with their fields, its states and its rules; `/examples`;
+`/health`: whether it can work now.
 
 Made from the route table, the models and the state tables, so it cannot drift from them. Not here: the concerns
-themselves (each in its own file), nor the reference page (`gateway.docs`).
+themselves (each in its own file), nor the pages of all routes (`gateway.docs`, `gateway.openapi`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -17,22 +19,89 @@ from pydantic import BaseModel
 import quilt_fn.states
 from gateway.context import Ask, Handler, answer
 from gateway.errors import invalid_field
-from gateway.route import Concern, Query, Route
+from gateway.route import Concern, Example, Query, Route
 
 MARKDOWN = "text/markdown"
 FORMATS = ("json", "markdown")
 
 
+REFERENCES = (
+    "The requests work in their order, on a platform that has none of their names. {{name}} stands for the field "
+    "`name` of the newest answer before that has one. $QUILT_URL is the platform, $QUILT_API_KEY your key."
+)
+
+
 def routes(concern: Concern) -> tuple[Route, ...]:
     """The guide's own routes of `concern`."""
+    base, name = f"/api/{concern.name}", concern.name
+    formats = (Query("format", "`json`, or `markdown`; by default what `Accept` asks for, else JSON"),)
     return (
         Route(
-            "GET", f"/api/{concern.name}/help", _answering(concern),
-            f"the guide of {concern.name}: routes, states, rules",
-            query=(Query("format", "`json`, or `markdown`; by default what `Accept` asks for, else JSON"),),
-            answers={"concern": concern.name, "says": concern.says, "routes": [], "states": {}, "rules": []},
+            "GET", base + "/help", _answering(lambda: guide(concern), lambda: markdown(concern)),
+            f"the guide of {name}: routes, states, rules", query=formats,
+            answers={"concern": name, "says": concern.says, "routes": [], "states": {}, "rules": []},
+        ),
+        Route(
+            "GET", base + "/examples", _answering(lambda: examples(concern), lambda: examples_page(concern)),
+            f"requests of {name} that work as they stand, in their order", query=formats,
+            answers={"concern": name, "references": REFERENCES, "examples": []},
+        ),
+        Route(
+            "GET", base + "/health", _health(concern), f"whether {name} can work now, and if not why", query=formats,
+            answers={"concern": name, "healthy": True, "reason": None},
         ),
     )  # fmt: skip
+
+
+def examples(concern: Concern) -> dict[str, Any]:
+    """The examples as JSON, each also as a curl command."""
+    return {
+        "concern": concern.name,
+        "references": REFERENCES,
+        "examples": [
+            {
+                "says": each.says,
+                "method": each.method,
+                "path": each.path,
+                "headers": dict(each.headers),
+                "body": each.body,
+                "status": each.status,
+                "lines": each.lines,
+                "curl": curl(each),
+            }
+            for each in concern.examples
+        ],
+    }
+
+
+def curl(example: Example) -> str:
+    """The request as a command of a shell that has QUILT_URL and QUILT_API_KEY."""
+    words = ["curl -sS"]
+    if example.method != "GET":
+        words.append(f"-X {example.method}")
+    if example.lines:
+        words.append("-N")
+    words += [f'"$QUILT_URL{example.path}"', '-H "X-Api-Key: $QUILT_API_KEY"']
+    words += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in example.headers.items()]
+    if isinstance(example.body, str):
+        words.append(f"--data-binary {shlex.quote(example.body)}")
+    elif example.body is not None:
+        words += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(json.dumps(example.body))}"]
+    return " ".join(words) + (f" | head -n {example.lines}" if example.lines else "")
+
+
+def examples_page(concern: Concern) -> str:
+    """The examples as Markdown."""
+    lines = [f"# Examples of {concern.name}", "", REFERENCES]
+    for number, each in enumerate(concern.examples, 1):
+        lines += ["", f"## {number}. {each.says}", "", f"    {each.method} {each.path}"]
+        lines += [f"    {name}: {value}" for name, value in each.headers.items()]
+        if isinstance(each.body, str):
+            lines += ["", *(f"    {line}" for line in each.body.splitlines())]
+        elif each.body is not None:
+            lines += ["", *(f"    {line}" for line in json.dumps(each.body, indent=2).splitlines())]
+        lines += ["", "```sh", curl(each), "```", "", f"Answers {each.status}."]
+    return "\n".join(lines) + "\n"
 
 
 def guide(concern: Concern) -> dict[str, Any]:
@@ -52,7 +121,7 @@ def markdown(concern: Concern) -> str:
     lines = [f"# {concern.name}", "", concern.says, "", "## Routes"]
     for route in found["routes"]:
         lines += ["", f"### {route['method']} {route['path']}", "", f"{route['status']}: {route['says']}"]
-        fields = [("query", field) for field in route["query"]]
+        fields = [(place, field) for place in ("query", "headers") for field in route[place]]
         if isinstance(route["body"], list):
             fields += [("body", field) for field in route["body"]]
         elif route["body"]:
@@ -79,32 +148,50 @@ def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 
-def _answering(concern: Concern) -> Handler:
-    async def help_(ask: Ask) -> web.StreamResponse:
-        by_header = "markdown" if MARKDOWN in ask.request.headers.get("Accept", "") else "json"
-        wanted = ask.request.query.get("format", by_header)
-        if wanted not in FORMATS:
-            raise invalid_field("format", " or ".join(FORMATS), wanted)
-        if wanted == "json":
-            return answer(guide(concern))
-        return web.Response(text=markdown(concern), content_type=MARKDOWN)
+def _answering(as_json: Callable[[], Any], as_page: Callable[[], str]) -> Handler:
+    async def handle(ask: Ask) -> web.StreamResponse:
+        if _wants_markdown(ask):
+            return web.Response(text=as_page(), content_type=MARKDOWN)
+        return answer(as_json())
 
-    return help_
+    return handle
+
+
+def _health(concern: Concern) -> Handler:
+    async def handle(ask: Ask) -> web.StreamResponse:
+        in_markdown = _wants_markdown(ask)
+        reason = await concern.health(ask)
+        if in_markdown:
+            says = "can work now." if reason is None else f"can't work now: {reason}"
+            return web.Response(text=f"# {concern.name}\n\n{concern.name} {says}\n", content_type=MARKDOWN)
+        return answer({"concern": concern.name, "healthy": reason is None, "reason": reason})
+
+    return handle
+
+
+def _wants_markdown(ask: Ask) -> bool:
+    by_header = "markdown" if MARKDOWN in ask.request.headers.get("Accept", "") else "json"
+    wanted = ask.request.query.get("format", by_header)
+    if wanted not in FORMATS:
+        raise invalid_field("format", " or ".join(FORMATS), wanted)
+    return wanted == "markdown"
 
 
 def _route(route: Route) -> dict[str, Any]:
     return {
         "method": route.method,
-        "path": re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route.path),
+        "path": route.shown_path,
         "says": route.says,
         "status": route.status,
         "token": route.token,
-        "query": [
-            {"name": query.name, "schema": {"type": query.kind}, "required": query.required, "says": query.says}
-            for query in route.query
-        ],
+        "query": [_parameter(query) for query in route.query],
+        "headers": [_parameter(header) for header in route.headers],
         "body": _body(route.body),
     }
+
+
+def _parameter(query: Query) -> dict[str, Any]:
+    return {"name": query.name, "schema": {"type": query.kind}, "required": query.required, "says": query.says}
 
 
 def _body(body: type[BaseModel] | str | None) -> list[dict[str, Any]] | str | None:

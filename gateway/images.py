@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from gateway import examples, health
 from gateway.context import Ask, answer
 from gateway.operations import accepted
 from gateway.route import Concern, Route
@@ -35,6 +36,8 @@ CONCERN = Concern(
               answers=Accepted, status=202),
         Route("DELETE", "/api/images/{name}", delete, "204; 409 while containers stand on it", status=204),
     ),
+    health=health.spawner,
+    examples=examples.IMAGES,
     rules=(
         "A container of an image that is not built is refused: 404 IMAGE_NOT_FOUND, and the hint says how to build it.",
         "Images belong to the platform: what one tenant has built all can use, and any may delete it while unused.",

@@ -12,6 +12,7 @@ from pydantic import StringConstraints
 
 from gateway import body
 from gateway.context import Ask, answer
+from gateway.route import Route
 from quilt_fn.model.common import Model
 
 
@@ -33,3 +34,15 @@ async def create(ask: Ask) -> web.StreamResponse:
 async def delete(ask: Ask) -> web.StreamResponse:
     await ask.platform.delete_key(ask.tenant_id, ask.path("key_id"))
     return web.Response(status=204)
+
+
+ROUTES = (
+    Route("GET", "/api/keys", list_, "`{keys, next_cursor}`, without the keys themselves",
+          answers={"keys": [], "next_cursor": None}),
+    Route(
+        "POST", "/api/keys", create, "201 `{key_id, name, key, created_at}`; `key` is shown only here",
+        body=KeyCreate, answers={"key_id": "key_1", "name": "", "key": "…", "created_at": "2026-01-01T00:00:00Z"},
+        status=201, replay="secret",
+    ),
+    Route("DELETE", "/api/keys/{key_id}", delete, "204", status=204),
+)  # fmt: skip

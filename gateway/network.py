@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gateway import body
+from gateway import body, examples, health
 from gateway.context import Ask, answer
 from gateway.route import Concern, Route
 from quilt_fn.model.network import (
@@ -75,6 +75,8 @@ CONCERN = Concern(
         Route("GET", "/api/dns/entries", entries, "`{entries, next_cursor}`: the names that your containers find",
               answers={"entries": [], "next_cursor": None}),
     ),
+    health=health.all_of(health.spawner, health.bridge),
+    examples=examples.NETWORK,
     rules=(
         "A container keeps its address from its first start to its delete.",
         "Containers of one tenant reach each other by NAME and NAME.quilt.internal, on every port; those of other "

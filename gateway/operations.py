@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gateway import examples, health
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.route import Concern, Query, Route
@@ -97,6 +98,8 @@ CONCERN = Concern(
             answers=OperationRecord,
         ),
     ),
+    health=health.redis,
+    examples=examples.OPERATIONS,
     rules=(
         "An operation is durable before its 202 is answered.",
         "What has ended can't be cancelled: 409 OPERATION_ENDED. What is not `cancellable`: 409 CONFLICT.",

@@ -5,12 +5,10 @@ Not here: what the figures are made of (`Platform.system` and `Platform.metrics`
 
 from __future__ import annotations
 
-import ipaddress
-
 from aiohttp import web
 
-from gateway.auth import authenticate
 from gateway.context import Ask, answer
+from gateway.route import Route
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,14 +23,17 @@ async def info(ask: Ask) -> web.StreamResponse:
 
 
 async def metrics(ask: Ask) -> web.StreamResponse:
-    """Needs a key, unless QUILT_PUBLIC_METRICS opens it to loopback."""
-    if not (ask.services.settings.public_metrics and _from_loopback(ask.request)):
-        await authenticate(ask.platform, ask.request)
     return web.Response(body=ask.platform.metrics(), headers={"Content-Type": METRICS_TYPE})
 
 
-def _from_loopback(request: web.Request) -> bool:
-    try:
-        return ipaddress.ip_address(request.remote or "").is_loopback
-    except ValueError:
-        return False
+ROUTES = (
+    Route("GET", "/health", health, "that this process answers", public=True, answers={"status": "ok"}),
+    Route("GET", "/metrics", metrics, "Prometheus text", loopback=True, answers="text/plain"),
+    Route(
+        "GET", "/api/system/info", info, "version, node, uptime, features with a reason for each missing one",
+        answers={
+            "version": "0.1.0", "node_id": "node_1", "started_at": "2026-01-01T00:00:00Z", "uptime_s": 1.5,
+            "features": {}, "redis": {},
+        },
+    ),
+)  # fmt: skip

@@ -16,7 +16,7 @@ import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
 from pydantic import ValidationError
 
-from gateway import body
+from gateway import body, examples, health
 from gateway.auth import accept, credential, missing
 from gateway.context import Ask, answer, dump
 from gateway.errors import invalid_field
@@ -222,6 +222,8 @@ CONCERN = Concern(
         Route("GET", "/terminal/{session_id}", page, "the terminal in a browser", public=True, answers="text/html"),
         Route("GET", "/terminal/assets/{name}", asset, "a file of that page", public=True, answers="text/javascript"),
     ),
+    health=health.spawner,
+    examples=examples.TERMINAL,
     rules=(
         "Binary frames are the terminal, both ways. Text frames are JSON: `resize {cols, rows}`, `ping`, "
         "`signal {signal}` to the platform; `ready`, `pong`, `exit {code, reason}`, `error {message}` from it.",

@@ -14,7 +14,7 @@ from email.utils import formatdate
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway import body
+from gateway import body, examples, health
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.functions import LIST_DEFAULT, LIST_MAX
@@ -231,7 +231,8 @@ CONCERN = Concern(
               body=FileWrite, answers=FileWritten, status=201),
         Route("PUT", FILE, put, "201 `{path, size}`; raw body of any size, which takes its place when it is whole",
               body=OCTETS, answers=FileWritten, status=201, query=(Query("mode", "octal, such as 644"),)),
-        Route("GET", FILE, download, "raw bytes; `Range` gives 206", answers=OCTETS),
+        Route("GET", FILE, download, "raw bytes; `Range` gives 206", answers=OCTETS, also=(206,),
+              headers=(Query("Range", "`bytes=a-b`, `a-` or `-n`"),)),
         Route("DELETE", FILE, remove, "204 for a file, a link or an empty folder", status=204,
               query=(Query("recursive", "a folder with all that is in it", "boolean"),)),
         Route("POST", VOLUME + "/archive", unpack,
@@ -240,6 +241,8 @@ CONCERN = Concern(
         Route("GET", VOLUME + "/archive", pack, "raw tar of a folder's contents, or of one file", answers=TAR,
               query=(PATH, Query("format", "tar or tar.gz"))),
     ),
+    health=health.all_of(health.redis, health.spawner),
+    examples=examples.VOLUMES,
     rules=(
         "Paths are relative to the volume's top; `..` is refused, and links are followed within the volume only.",
         "A file takes its place in one step when it is whole and on disk; an upload that ends early changes nothing.",

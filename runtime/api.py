@@ -228,7 +228,7 @@ class FunctionRuntime(Protocol):
     async def has_bundle(self, tenant_id: str, bundle_id: str) -> bool: ...
 
     def features(self) -> dict[str, dict[str, Any]]:
-        """{name: {available: bool, reason: text|None, …}} for criu, cgroup, network, images."""
+        """{name: {available: bool, reason: text|None, …}} for spawner, criu, cgroup, network, images."""
         ...
 
     async def keep_only(self, specs: list[VersionSpec]) -> list[str]:

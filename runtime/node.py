@@ -127,7 +127,12 @@ class NodeRuntime:
     def features(self) -> dict[str, dict[str, Any]]:
         criu = self.facts.get("criu")
         network, swap = self.missing.get("network"), self.missing.get("swap_limit")
+        connected = self.spawner.connected
         return {
+            "spawner": {
+                "available": connected,
+                "reason": None if connected else "the spawner is away; it is started again",
+            },
             "criu": {"available": criu is not None, "version": criu, "reason": self.missing.get("criu")},
             "cgroup": {"available": True, "version": self.cgroup, "reason": None},
             "swap_limit": {"available": swap is None, "reason": swap},

@@ -157,13 +157,13 @@ class NodeContainers:
 
     async def processes(self, container_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        more = True
-        while more:
-            after = found[-1]["pid"] if found else 0
-            answer = await self._of_running("processes", container_id, after=after)
+        last = 0
+        while True:
+            answer = await self._of_running("processes", container_id, after=last)
             found += answer["processes"]
-            more = answer["more"]
-        return found
+            last = answer["last"]
+            if not last:
+                return sorted(found, key=lambda process: int(process["pid"]))
 
     async def _of_running(self, op: str, container_id: str, **fields: Any) -> dict[str, Any]:
         try:

@@ -55,6 +55,8 @@ class Inside:
     """With `terminals`, for /etc/hosts."""
     nameserver: str | None = None
     """With `terminals`, for /etc/resolv.conf; None where there is nobody to ask."""
+    init: int | None = None
+    """A descriptor of init, for a root that has lived before: there /opt/quilt and /dev may be anything by now."""
 
 
 def template(python: str, keep_caps: bool) -> Inside:
@@ -148,15 +150,20 @@ def _enter(root: Path, tree: int, inside: Inside, report: int) -> None:
     if inside.terminals:
         kernel.mount("devpts", _own_folder("dev", "pts"), "devpts", quiet,
                      f"newinstance,ptmxmode=0666,mode=0620,gid={TTY_GROUP}")  # fmt: skip
+    init = inside.init
+    outer_null = -1 if init is None else os.open("/dev/null", os.O_RDWR)
     kernel.pivot_root_here()
+    os.set_inheritable(report, False)
+    # First of all that looks at the container's files: a link there can name this process's descriptors, by /proc.
+    kernel.close_all_but([report, outer_null, -1 if init is None else init])
     if inside.terminals:
         _name(inside)
-    null = os.open("/dev/null", os.O_RDWR)
+    null = os.open("/dev/null", os.O_RDWR) if init is None else outer_null
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    os.set_inheritable(report, False)
-    kernel.close_all_but([report])
-    os.execve(f"{GUEST}/quilt-init", [f"{GUEST}/quilt-init", *inside.arguments], ENVIRONMENT)
+    os.close(null)
+    path = f"{GUEST}/quilt-init"
+    os.execve(path if init is None else init, [path, *inside.arguments], ENVIRONMENT)
 
 
 def _own_folder(*names: str) -> str:
@@ -167,7 +174,10 @@ def _own_folder(*names: str) -> str:
     for name in names:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=fd)
-        below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except OSError as error:
+            raise Refused(f"the container's files leave no folder for /{'/'.join(names)}: {error.strerror}") from None
         os.close(fd)
         fd = below
     return f"/proc/self/fd/{fd}"

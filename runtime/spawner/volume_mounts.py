@@ -16,7 +16,7 @@ from runtime.spawner.names import Config, checked
 from runtime.spawner.protocol import Refused
 
 AT_MOST = 32
-REFUSED = ("/", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/fn")
+REFUSED = ("/", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/opt", "/fn")
 REFUSED_WITH_ALL_BELOW = ("/etc", "/proc", "/dev", "/sys", "/opt/quilt")
 
 Attached = tuple[str, str, bool]
@@ -45,7 +45,9 @@ def refused_for(target: str) -> str | None:
 def _target(target: object) -> str:
     if not isinstance(target, str) or not target.startswith("/") or "\0" in target or len(target) > 4096:
         raise Refused(f"not a target: {target!r}"[:200])
-    if str(PurePosixPath(target)) != target or ".." in PurePosixPath(target).parts or refused_for(target):
+    # Of pure paths, "//etc" is another than "/etc"; to the kernel it is the same.
+    plain = not target.startswith("//") and str(PurePosixPath(target)) == target
+    if not plain or ".." in PurePosixPath(target).parts or refused_for(target):
         raise Refused(f"nothing can be mounted at {target!r}"[:200])
     return target
 

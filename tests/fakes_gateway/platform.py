@@ -60,6 +60,11 @@ class FakePlatform:
     """See the file's head. `calls` are the Calls that came, `closed_streams` counts streams that were closed."""
 
     def __init__(self) -> None:
+        self.features: dict[str, dict[str, Any]] = {
+            "spawner": {"available": True, "reason": None},
+            "criu": {"available": False, "reason": "a fake"},
+            "network": {"available": True, "reason": None},
+        }
         self.operations = FakeOperations()
         self.events = Events(Clock())
         self.replays = Replays(RedisLink(fakeredis.FakeAsyncRedis()), "node_1")
@@ -251,7 +256,7 @@ class FakePlatform:
         return None
 
     async def system(self) -> dict[str, Any]:
-        return {"version": "0", "node_id": "node_1", "features": {"criu": {"available": False, "reason": "a fake"}}}
+        return {"version": "0", "node_id": "node_1", "features": self.features}
 
     def metrics(self) -> bytes:
         return b"quilt_up 1\n"

@@ -27,7 +27,8 @@ NUMBERS = {  # x86_64, aarch64
     "open_by_handle_at": (304, 265), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "kcmp": (312, 272), "clock_settime": (227, 112), "acct": (163, 89), "quotactl": (179, 60), "syslog": (103, 116),
     "fanotify_init": (300, 262), "personality": (135, 92), "unshare": (272, 97), "clone": (56, 220),
-    "setns": (308, 268), "ioctl": (16, 29), "prctl": (157, 167), "getpid": (39, 172), "name_to_handle_at": (303, 264),
+    "prlimit64": (302, 261), "setns": (308, 268), "ioctl": (16, 29), "prctl": (157, 167), "getpid": (39, 172), 
+    "name_to_handle_at": (303, 264),
     "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
     "fspick": (433, 433), "open_tree": (428, 428), "clone3": (435, 435), "pidfd_getfd": (438, 438),
     "mount_setattr": (442, 442), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
@@ -118,6 +119,7 @@ def test_arguments_that_matter(filters: tuple[str, ...]) -> None:
     ] * 2
     assert answer(filters, "prctl", 35, 1) == "EPERM"
     assert answer(filters, "name_to_handle_at", -1) == "EFAULT"
+    assert [answer(filters, "prlimit64", pid, 7) for pid in (0, 1, 1 | 1 << 32)] == ["ok", "EPERM", "EPERM"]
 
 
 SOCKETS = """

@@ -1,4 +1,4 @@
-"""The guides: each concern has one, it names every route, and its JSON and Markdown say the same."""
+"""The guides: each concern has one, it names every route, its JSON and Markdown say the same; its health is asked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from gateway import guides
 from gateway.app import CONCERNS, ROUTES
 from gateway.route import Concern
+from quilt_fn.errors import LimitReached, RegistryUnavailable
 from tests.fakes_gateway.http import serving
 from tests.fakes_gateway.platform import FakePlatform
 
@@ -59,6 +60,71 @@ async def test_help_is_json_or_markdown_and_needs_a_key(concern: Concern) -> Non
             assert found.body.decode() == guides.markdown(concern)
         assert (await http("GET", path + "?format=xml")).status == 422
         assert (await http("GET", path, key=None)).status == 401
+
+
+HEALTHY = {"healthy": True, "reason": None}
+
+
+@by_concern
+async def test_examples_are_json_or_markdown_and_say_the_same(concern: Concern) -> None:
+    path = f"/api/{concern.name}/examples"
+    async with serving(FakePlatform()) as http:
+        found = (await http("GET", path)).json
+        assert found == guides.examples(concern)
+        page = (await http("GET", path + "?format=markdown")).body.decode()
+    assert found["examples"]
+    for each in found["examples"]:
+        assert f"    {each['method']} {each['path']}\n" in page
+        assert each["curl"] in page
+
+
+@by_concern
+async def test_a_concern_is_healthy_while_what_it_needs_answers(concern: Concern) -> None:
+    path = f"/api/{concern.name}/health"
+    async with serving(FakePlatform()) as http:
+        assert (await http("GET", path)).json == {"concern": concern.name, **HEALTHY}
+        assert b"can work now" in (await http("GET", path + "?format=markdown")).body
+        assert (await http("GET", path, key=None)).status == 401
+
+
+@pytest.mark.parametrize(
+    ("feature", "concerned"),
+    [
+        ("spawner", {"functions", "containers", "terminal", "network", "volumes", "images", "elasticity"}),
+        ("network", {"network"}),
+    ],
+)
+async def test_a_missing_feature_is_told_with_its_reason(feature: str, concerned: set[str]) -> None:
+    platform = FakePlatform()
+    platform.features[feature] = {"available": False, "reason": "it is away"}
+    async with serving(platform) as http:
+        found = [(await http("GET", f"/api/{concern.name}/health")).json for concern in CONCERNS]
+    assert {each["concern"] for each in found if not each["healthy"]} == concerned
+    assert {each["reason"] for each in found} == {None, "it is away"}
+
+
+async def test_redis_is_asked_and_not_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_asked: object) -> None:
+        raise RegistryUnavailable("Redis is away")
+
+    platform = FakePlatform()
+    monkeypatch.setattr(platform.operations, "list", away)
+    async with serving(platform) as http:
+        found = [(await http("GET", f"/api/{concern.name}/health")).json for concern in CONCERNS]
+    unhealthy = {"functions", "containers", "operations", "volumes", "elasticity"}
+    assert {each["concern"] for each in found if not each["healthy"]} == unhealthy
+
+
+async def test_streams_are_unhealthy_while_the_tenant_can_open_no_more() -> None:
+    platform = FakePlatform()
+    held = []
+    with pytest.raises(LimitReached):
+        while True:
+            held.append(platform.events.listen("t1", {}))
+    async with serving(platform) as http:
+        assert not (await http("GET", "/api/events/health")).json["healthy"]
+        held.pop().close()
+        assert (await http("GET", "/api/events/health")).json["healthy"]
 
 
 async def test_what_nobody_made_has_no_guide() -> None:

@@ -18,6 +18,8 @@ from pool.volumes import targets
 from quilt_fn.errors import InvalidValue, RangeNotSatisfiable, VolumeAttached, VolumeFull, VolumeNotFound
 from quilt_fn.model.volume import VolumeCreate, mode_bits
 from quilt_fn.settings import Settings
+from runtime.spawner import volume_mounts
+from runtime.spawner.protocol import Refused
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY
@@ -63,13 +65,23 @@ def test_attachments_are_taken_apart() -> None:
     "wrong",
     [
         ["data"], ["data:rel"], ["data:/a:rx"], ["Data:/a"], ["data:/"], ["data:/usr"], ["data:/usr/"], ["data:/etc"],
-        ["data:/etc/ssl"], ["data:/proc/1"], ["data:/dev/x"], ["data:/sys"], ["data:/opt/quilt/layer"],
+        ["data:/etc/ssl"], ["data:/proc/1"], ["data:/dev/x"], ["data:/sys"], ["data:/opt/quilt/layer"], ["data:/opt"],
         ["data:/a/../etc"], ["data://etc"], ["data:/a", "data:/a"], ["data:/a", "data:/a-b", "data:/a/c"],
     ],
 )  # fmt: skip
 def test_targets_that_are_refused(wrong: list[str]) -> None:
     with pytest.raises(InvalidValue):
         targets.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["//etc", "//proc", "//data", "/a//b", "/a/", "/a/../etc", "/./a", "/opt", "/opt/quilt/x", "a", "", "/a\0b"],
+)
+def test_the_spawner_checks_targets_by_itself(target: str) -> None:
+    """It takes the plain form alone: a node that was taken over says what it likes."""
+    with pytest.raises(Refused):
+        volume_mounts.checked_list([["vol_" + "0" * 20, target, False]])
 
 
 def test_targets_beside_the_platforms_own_are_free() -> None:

@@ -37,11 +37,10 @@ static void take_signals(void) {
 
 /* With one of the first three missing, a command's pipe would be given its number and be closed on the way to exec. */
 static int standard_descriptors(void) {
-    int fd;
-    do
-        fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd < 3);
-    return fd;
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            return -1;
+    return 0;
 }
 
 static void loop(int listener) {
@@ -86,6 +85,7 @@ int run_serve(int argc, char **argv) {
     }
     for (size_t i = 0; !strict && i < sizeof kept / sizeof *kept; i++)
         keep |= 1ull << kept[i];
+    prctl(PR_SET_NAME, "quilt-init"); /* one that was run by a descriptor is named after that */
     umask(strict ? 077 : 022);
     setsid();
     /* Nothing of whoever made the container stays open in it. */
