@@ -102,7 +102,7 @@ class Operations(Protocol):
         `target` is (resource type, resource id); `items` are what a batch starts with. What `work` returns is the
         operation's `result`; a QuiltError that it raises becomes its `error` and `reason_code`. It is cancelled
         (asyncio) at `timeout_s`, by `cancel` and at shutdown, and must then undo what it had half made. Raises
-        RegistryUnavailable; nothing has begun then.
+        RegistryUnavailable, and QuotaExceeded beyond 500 unfinished of one tenant; nothing has begun then.
         """
         ...
 

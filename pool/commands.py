@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+from pool.quotas import check_fixed
 from quilt_fn.errors import ContainerNotRunning, InvalidValue
 from quilt_fn.model.container import OUTPUT_LIMIT_BYTES, ExecRequest, ExecResult, StreamRequest
 from runtime.containers.api import Command, InitLink, LiveContainer
 from runtime.containers.exec import run_to_end
 from runtime.containers.pipes import Leftovers
 from runtime.containers.stream import frames
+from runtime.volumes.streams import closed
+
+RUNNING_MAX = 500
+"""Of a tenant, on one node: for each the node holds up to 2 MiB of output, and three descriptors."""
 
 
 class Places(Protocol):
@@ -46,6 +53,19 @@ class Commands:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._leftovers = Leftovers()
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def _one_more(self, tenant_id: str) -> Iterator[None]:
+        hint = "wait for some to end, or start long ones in the background of one command"
+        check_fixed("commands", RUNNING_MAX, self._running[tenant_id], "commands run", hint)
+        self._running[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._running[tenant_id] -= 1
+            if not self._running[tenant_id]:
+                del self._running[tenant_id]
 
     def _command(
         self, tenant_id: str, container_id: str, argv: list[str], environment: Mapping[str, str], folder: str | None,
@@ -60,17 +80,19 @@ class Commands:
 
     async def exec(self, tenant_id: str, container_id: str, body: ExecRequest) -> ExecResult:
         """Run to the end. Whatever the command did is an answer. Raises ContainerNotFound, ContainerNotRunning (also
-        where the container ended meanwhile), InvalidValue (a command too long).
+        where the container ended meanwhile), InvalidValue (a command too long), QuotaExceeded.
         """
         link = link_of(self._places, tenant_id, container_id)
-        done = await run_to_end(
-            link,
-            self._command(tenant_id, container_id, body.command, body.environment, body.workdir, body.user),
-            stdin=(body.stdin or "").encode(),
-            timeout_s=body.timeout_ms / 1000,
-            limit_bytes=OUTPUT_LIMIT_BYTES,
-            leftovers=self._leftovers,
-        )
+        command = self._command(tenant_id, container_id, body.command, body.environment, body.workdir, body.user)
+        with self._one_more(tenant_id):
+            done = await run_to_end(
+                link,
+                command,
+                stdin=(body.stdin or "").encode(),
+                timeout_s=body.timeout_ms / 1000,
+                limit_bytes=OUTPUT_LIMIT_BYTES,
+                leftovers=self._leftovers,
+            )
         return ExecResult(
             container_id=container_id,
             exit_code=done.exit_code,
@@ -95,7 +117,7 @@ class Commands:
             ) from None
         link = link_of(self._places, tenant_id, container_id)
         folder = body.working_directory
-        return frames(
+        pieces = frames(
             link,
             container_id,
             self._command(tenant_id, container_id, body.command, body.environment, folder, body.user),
@@ -103,6 +125,15 @@ class Commands:
             timeout_s=None if body.timeout_ms is None else body.timeout_ms / 1000,
             leftovers=self._leftovers,
         )
+        return self._counted(tenant_id, pieces)
+
+    async def _counted(self, tenant_id: str, pieces: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+        with self._one_more(tenant_id):
+            try:
+                async for piece in pieces:
+                    yield piece
+            finally:
+                await closed(pieces)
 
     def close(self) -> None:
         self._leftovers.close()

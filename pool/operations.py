@@ -19,6 +19,7 @@ from pool import api, scripts
 from pool import keys_in_redis as keys
 from pool.api import Report, Work
 from pool.clock import Clock, iso
+from pool.quotas import check_fixed
 from pool.redis_link import RedisLink
 from pool.tasks import end
 from quilt_fn.errors import (
@@ -42,6 +43,8 @@ RETRY_S = 1.0
 CANCEL_WAIT_S = 10.0
 CLOSE_WAIT_S = 10.0
 """So long may works take to undo what they had half made, at a cancel that somebody waits for and at shutdown."""
+UNFINISHED_MAX = 500
+"""Of a tenant: each has a task and a receipt in memory."""
 WARNINGS_KEPT = 100
 TEXT_KEPT = 2000
 PAGE = 100
@@ -147,6 +150,9 @@ class Operations:
         cancellable: bool = True,
         items: Sequence[Mapping[str, Any]] = (),
     ) -> OperationRecord:
+        used = sum(live.tenant_id == tenant_id for live in self._live.values())
+        hint = "wait for some of them to end, or cancel some"
+        check_fixed("operations", UNFINISHED_MAX, used, "operations have not ended", hint)
         now = iso(self.clock.wall())
         record = OperationRecord(
             operation_id=new_id("op"),

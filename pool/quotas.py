@@ -113,6 +113,17 @@ def _total(sizes: Collection[int | None]) -> int:
     return sum(size or 0 for size in sizes)
 
 
+def check_fixed(quota: str, limit: int, used: int, says: str, hint: str) -> None:
+    """One more of what no setting limits, so that one tenant can't use up the node. `says`: what there are too many of.
+    Raises QuotaExceeded.
+    """
+    if used >= limit:
+        raise QuotaExceeded(
+            f"{used} {says}, and a tenant may have {limit}",
+            details={"quota": quota, "limit": limit, "used": used, "asked": 1}, hint=hint,
+        )  # fmt: skip
+
+
 def _check(quota: str, limit: int, used: int, asked: int) -> None:
     if limit and used + asked > limit:
         raise QuotaExceeded(

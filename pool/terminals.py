@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from pool.clock import iso
 from pool.commands import Places, link_of
-from quilt_fn.errors import Conflict, QuotaExceeded, SessionNotFound
+from pool.quotas import check_fixed
+from quilt_fn.errors import Conflict, SessionNotFound
 from quilt_fn.model.terminal import TerminalCreate, TerminalRecord, TerminalSize
 from runtime.containers.api import Command, CommandNotStarted
 from runtime.containers.terminals import TTL_S, Attachment, Session, TerminalSessions
@@ -37,12 +38,8 @@ class Terminals:
         QuotaExceeded."""
         link = link_of(self._places, tenant_id, body.container_id)
         used = len(self._sessions.of(tenant_id))
-        if used >= SESSIONS_MAX:
-            raise QuotaExceeded(
-                f"{used} terminal sessions are open, and a tenant may have {SESSIONS_MAX}",
-                details={"quota": "terminal_sessions", "limit": SESSIONS_MAX, "used": used, "asked": 1},
-                hint="end some with DELETE /api/terminal/sessions/<id>",
-            )
+        hint = "end some with DELETE /api/terminal/sessions/<id>"
+        check_fixed("terminal_sessions", SESSIONS_MAX, used, "terminal sessions are open", hint)
         own = self._places.environment(tenant_id, body.container_id)
         command = Command(
             (body.shell,) if body.shell else DEFAULT_SHELL,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
@@ -22,6 +22,10 @@ Attachment = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}:/[^:\x00]+(:ro|:rw)?$", max_length=1200)
 ]
 """`<volume>:<target>[:ro]`."""
+
+
+Label = Annotated[str, StringConstraints(max_length=256)]
+Labels = Annotated[dict[Label, Label], Field(max_length=64)]
 
 
 class Model(BaseModel):

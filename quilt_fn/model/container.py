@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from quilt_fn.model.common import Attachment, Model, Record
+from quilt_fn.model.common import Attachment, Labels, Model, Record
 from quilt_fn.model.function import Environment, Name, _environment_size
 from quilt_fn.states import ContainerState
 
@@ -37,7 +37,7 @@ class ContainerCreate(Model):
     cpu_limit_percent: int = Field(100, ge=1, le=100_000)
     pids_limit: int = Field(512, ge=4, le=32_768)
     environment: Environment = {}
-    labels: dict[str, str] = {}
+    labels: Labels = {}
     strict: bool = False
     network: Literal["bridge", "none"] = "bridge"
     ttl_seconds: float | None = Field(None, gt=0, le=31_536_000)

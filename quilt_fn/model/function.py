@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from quilt_fn.model.common import NAME_PATTERN, Attachment, Model, Record
+from quilt_fn.model.common import NAME_PATTERN, Attachment, Labels, Model, Record
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Handler = Annotated[
@@ -71,7 +71,7 @@ class FunctionSpec(Model):
     hooks: Hooks = Hooks()
     auth: Literal["key", "public"] = "key"
     cleanup_on_exit: bool = False
-    labels: dict[str, str] = {}
+    labels: Labels = {}
     python: Annotated[str, StringConstraints(pattern=r"^3\.\d+$")] | None = None
     """The Python minor version that pickled the bundle, where it was pickled: refused where the image's differs."""
 
@@ -111,7 +111,7 @@ class FunctionUpdate(Model):
     hooks: Hooks | None = None
     auth: Literal["key", "public"] | None = None
     cleanup_on_exit: bool | None = None
-    labels: dict[str, str] | None = None
+    labels: Labels | None = None
     python: str | None = None
 
 

@@ -9,12 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from quilt_fn.model.common import Model, Record
+from quilt_fn.model.common import Labels, Model, Record
 from quilt_fn.model.function import Name
 from quilt_fn.states import VolumeState
 
 SIZE_LIMIT_LOW_MB = 16
-Label = Annotated[str, StringConstraints(max_length=256)]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 """Relative to the volume's top; without `..`."""
 
@@ -34,7 +33,7 @@ Mode = Annotated[int, BeforeValidator(mode_bits)]
 
 class VolumeCreate(Model):
     name: Name
-    labels: dict[Label, Label] = Field(default={}, max_length=64)
+    labels: Labels = {}
     size_limit_mb: int | None = Field(None, ge=SIZE_LIMIT_LOW_MB, le=16_777_216)
     """None: as much as the disk holds."""
 

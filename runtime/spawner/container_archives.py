@@ -16,25 +16,27 @@ from runtime.spawner.names import integer
 from runtime.spawner.volumes import archive_pipe, told
 
 Work = Callable[[files.Top, str], dict[str, Any]]
+Namespaces = tuple[int, int]
+"""Open ones: the container's user and mount namespace."""
 
 
-def unpack(pid: int, message: Message, fds: list[int]) -> dict[str, Any]:
-    """{path, strip}, [pipe] → {entries, bytes}. `pid` is the container's init, as this machine counts."""
+def unpack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, Any]:
+    """{path, strip}, [pipe] → {entries, bytes}."""
     strip = integer(message, "strip", 0, files.DEPTH_LIMIT)
     pipe = archive_pipe(fds)
-    return _inside(pid, message, pipe, lambda top, path: archives.unpack(top, pipe, path, strip))
+    return _inside(namespaces, message, pipe, lambda top, path: archives.unpack(top, pipe, path, strip))
 
 
-def pack(pid: int, message: Message, fds: list[int]) -> dict[str, Any]:
+def pack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, Any]:
     """{path, zipped}, [pipe] → {entries, skipped}."""
     pipe = archive_pipe(fds)
     zipped = message.get("zipped") is True
-    return _inside(pid, message, pipe, lambda top, path: archives.pack(top, pipe, path, zipped))
+    return _inside(namespaces, message, pipe, lambda top, path: archives.pack(top, pipe, path, zipped))
 
 
-def _inside(pid: int, message: Message, pipe: int, work: Work) -> dict[str, Any]:
+def _inside(namespaces: Namespaces, message: Message, pipe: int, work: Work) -> dict[str, Any]:
     path = files.relative(message.get("path", "."))
-    users, mounts = (os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "mnt"))
+    users, mounts = namespaces
 
     def inside() -> dict[str, Any]:
         jail.as_root_of(users, mounts)

@@ -17,12 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import container_archives, image_names, images, roots, sandbox, tenants, volume_mounts
+from runtime.spawner import container_archives, image_names, images, processes, roots, sandbox, tenants, volume_mounts
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.images import GUEST
 from runtime.spawner.names import Config, checked, write_json
-from runtime.spawner.processes import listed
 from runtime.spawner.protocol import Refused
 
 INIT_ADDRESS = "\0quilt-init"
@@ -158,32 +157,35 @@ class Machines(Context):
         return self.groups.usage(ctr), []
 
     def processes(self, message: Message, fds: list[int]) -> Answer:
-        """{container, after} → {processes: [{pid, ppid, user, state, command, memory_bytes, started_ticks}], more}.
+        """{container, after} → {processes: [{pid, ppid, user, state, command, memory_bytes, started_ticks}], last}.
 
-        By the container's own pids and user ids, those above `after`, as many as fit an answer.
+        As many as fit an answer, by the container's own pids and user ids, in the order of this machine's pids, of
+        which `last` is where the next page begins; 0 at the end. No process is looked at twice.
         """
         ctr, meta = self._running(message)
         after = message.get("after", 0)
         if not isinstance(after, int):
             raise Refused("after must be a pid")
         base = tenants.base_id(self.config, meta["tenant"])
-        found = [p for p in listed(self.groups.processes(ctr), base) if p["pid"] > after]
         page: list[dict[str, Any]] = []
-        room = PAGE_BYTES
-        for process in found:
-            room -= len(json.dumps(process))
-            if room < 0:
-                break
-            page.append(process)
-        return {"processes": page, "more": len(page) < len(found)}, []
+        room, last = PAGE_BYTES, 0
+        for pid in sorted(pid for pid in self.groups.processes(ctr) if pid > after):
+            process = processes.look(pid, base)
+            if process is not None:
+                room -= len(json.dumps(process))
+                if room < 0:
+                    return {"processes": page, "last": last}, []
+                page.append(process)
+            last = pid
+        return {"processes": page, "last": 0}, []
 
     def unpack_into(self, message: Message, fds: list[int]) -> Answer:
         """{container, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below `path` of one that runs."""
-        return container_archives.unpack(self._running(message)[1]["pid"], message, fds), []
+        return container_archives.unpack(self._namespaces(message), message, fds), []
 
     def pack_from(self, message: Message, fds: list[int]) -> Answer:
         """{container, path, zipped}, [pipe] → {entries, skipped}: what is at `path` of one that runs."""
-        return container_archives.pack(self._running(message)[1]["pid"], message, fds), []
+        return container_archives.pack(self._namespaces(message), message, fds), []
 
     def machines(self, message: Message, fds: list[int]) -> Answer:
         """{after} → {machines: [{container, tenant, alive}], more}: in the order of their ids, at most 200."""
@@ -200,6 +202,18 @@ class Machines(Context):
         if not meta or not same_process(meta):
             raise Refused(f"container {ctr} does not run", "absent")
         return ctr, meta
+
+    def _namespaces(self, message: Message) -> container_archives.Namespaces:
+        """Of one that runs, also once they are open: its number may have become another process's in between."""
+        ctr, meta = self._running(message)
+        try:
+            users, mounts = (
+                os.open(f"/proc/{meta['pid']}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "mnt")
+            )
+        except (FileNotFoundError, ProcessLookupError):
+            raise Refused(f"container {ctr} does not run", "absent") from None
+        self._running(message)
+        return users, mounts
 
     def _spoken_to(self, ctr: str, pid: int, base: int, address: str | None) -> Answer:
         pidfd = os.pidfd_open(pid)

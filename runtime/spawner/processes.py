@@ -6,8 +6,6 @@ Not here: which processes those are (the cgroup's), and signals (the container's
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from runtime.spawner.tenants import RANGE
@@ -16,32 +14,35 @@ COMMAND_LIMIT = 200
 """Characters of a command line that are shown: a page of processes has to fit a message."""
 
 
-def listed(pids: Iterable[int], base: int) -> list[dict[str, Any]]:
-    """{pid, ppid, user, state, command, memory_bytes, started_ticks} of each that is still there, by pid.
+def look(pid: int, base: int) -> dict[str, Any] | None:
+    """{pid, ppid, user, state, command, memory_bytes, started_ticks} of one; None where it has ended.
 
-    Pids are the container's own; `user` is its own user id, None for one that it has no name for.
+    Pids are the container's own; `user` is its own user id. What has ended may have left its number to a process of
+    somebody else's: everything is read of one process, and only where the container's tenant has a name for its user.
     """
-    found = []
-    for pid in pids:
-        try:
-            found.append(_one(pid, base))
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended since
-    return sorted(found, key=lambda process: int(process["pid"]))
+    try:
+        folder = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return _in(folder, base)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    finally:
+        os.close(folder)
 
 
-def _one(pid: int, base: int) -> dict[str, Any]:
-    folder = Path(f"/proc/{pid}")
-    status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
-    stat = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-    with (folder / "cmdline").open("rb", buffering=0) as file:  # a command line may have megabytes
-        command = file.read(COMMAND_LIMIT * 4).replace(b"\0", b" ").decode(errors="replace").strip()
+def _in(folder: int, base: int) -> dict[str, Any] | None:
+    status = _status(_read(folder, "status", 1 << 16))
     uid = int(status["Uid"].split()[0]) - base
-    parent = _inside(int(status["PPid"])) if int(status["PPid"]) else 0
+    if not 0 <= uid < RANGE:
+        return None
+    stat = _read(folder, "stat", 1 << 16).decode(errors="replace").rsplit(")", 1)[1].split()
+    command = _read(folder, "cmdline", COMMAND_LIMIT * 4).replace(b"\0", b" ").decode(errors="replace").strip()
     return {
         "pid": int(status["NSpid"].split()[-1]),
-        "ppid": parent,
-        "user": uid if 0 <= uid < RANGE else None,
+        "ppid": _inside(int(status["PPid"])) if int(status["PPid"]) else 0,
+        "user": uid,
         "state": status["State"].split()[0],
         "command": (command or f"[{status['Name']}]")[:COMMAND_LIMIT],
         "memory_bytes": int(stat[21]) * os.sysconf("SC_PAGE_SIZE"),
@@ -49,13 +50,25 @@ def _one(pid: int, base: int) -> dict[str, Any]:
     }
 
 
+def _read(folder: int, name: str, limit: int) -> bytes:
+    """At most `limit` bytes: a command line may have megabytes."""
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        return os.read(fd, limit)
+    finally:
+        os.close(fd)
+
+
+def _status(text: bytes) -> dict[str, str]:
+    lines = text.decode(errors="replace").splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
 def _inside(pid: int) -> int:
     """A parent's own number; 0 where it is outside of the container or has ended."""
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("NSpid:"):
-                words = line.split()[1:]
-                return int(words[-1]) if len(words) > 1 else 0
+        with open(f"/proc/{pid}/status", "rb") as file:
+            words = _status(file.read()).get("NSpid", "").split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return 0
+    return int(words[-1]) if len(words) > 1 else 0

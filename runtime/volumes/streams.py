@@ -160,7 +160,7 @@ async def first(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     return rest()
 
 
-async def closed(pieces: AsyncIterator[bytes]) -> None:
+async def closed(pieces: AsyncIterator[Any]) -> None:
     """Close an async generator; nothing where it is another iterator."""
     close: Callable[[], Awaitable[None]] | None = getattr(pieces, "aclose", None)
     if close is not None:

@@ -18,6 +18,7 @@ from quilt_fn.errors import (
     InvalidValue,
     OperationEnded,
     OperationNotFound,
+    QuotaExceeded,
     RegistryUnavailable,
     VolumeFull,
 )
@@ -129,6 +130,21 @@ async def test_what_a_work_raises_is_its_error(make: Make) -> None:
         ended = await operations.get(TENANT, (await begin(operations, work)).operation_id, WAIT_S)
         assert (ended.status, ended.reason_code, ended.result) == ("failed", "INTERNAL_ERROR", None)
         assert ended.error is not None and "secret" not in ended.error and ended.operation_id in ended.error
+
+
+async def test_a_tenant_has_so_many_unfinished_and_no_more(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pool.operations.UNFINISHED_MAX", 1)
+    operations = await make()
+    held = Held()
+    record = await begin(operations, held)
+    with pytest.raises(QuotaExceeded, match="1 operations have not ended"):
+        await begin(operations, done)
+    other = await operations.begin("t2", "container.start", TARGET, done, timeout_s=5.0)
+    assert (await operations.get("t2", other.operation_id, WAIT_S)).status == "succeeded"
+    held.go.set()
+    await operations.get(TENANT, record.operation_id, WAIT_S)
+    await until(lambda: not operations._live)
+    assert (await begin(operations, done)).status == "accepted"
 
 
 async def test_a_cancelled_work_is_undone_first(make: Make) -> None:

@@ -18,6 +18,7 @@ from pool.commands import Commands
 from pool.terminals import Terminals
 from quilt_fn.errors import ContainerNotFound, ContainerNotRunning
 from runtime.containers.link import InitLink
+from tests.fakes.calls import until
 from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY, OTHER_KEY, FakePlatform
 from tests.integration.quilt_init import wait_for
@@ -389,6 +390,21 @@ async def test_who_may_attach(http: Http) -> None:
     assert (await http("DELETE", f"{SESSIONS}/{record['session_id']}", key=OTHER_KEY)).status == 404
     assert (await http("GET", SESSIONS, key=OTHER_KEY)).json["sessions"] == []
     assert len((await http("GET", SESSIONS)).json["sessions"]) == 2
+
+
+async def test_too_many_commands(http: Http, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of execs and streams together; what has ended makes room."""
+    waits = "while [ ! -e /tmp/go ]; do sleep 0.05; done"
+    first = asyncio.create_task(http("POST", EXEC, json={"command": ["sh", "-c", waits]}))
+    await until(lambda: bool(platform.commands._running))
+    monkeypatch.setattr("pool.commands.RUNNING_MAX", 1)
+    for path in (EXEC, STREAM):
+        refused = await http("POST", path, json={"command": ["true"]})
+        assert (refused.status, refused.code, refused.json["details"]["used"]) == (429, "QUOTA_EXCEEDED", 1)
+    monkeypatch.setattr("pool.commands.RUNNING_MAX", 2)
+    assert (await http("POST", STREAM, json={"command": ["touch", "/tmp/go"]})).status == 200
+    assert (await first).json["exit_code"] == 0
+    assert not platform.commands._running
 
 
 async def test_too_many_sessions(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:

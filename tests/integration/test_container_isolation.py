@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from gateway.app import ROUTES
+from runtime.spawner import processes
+from runtime.spawner.tenants import BASE_ID
 from tests.integration.live import Live
 from tests.integration.test_containers import Machines
 from tests.integration.test_isolation import NOT_THERE, REFUSED, addresses_of_this_machine, not_refused, planted
@@ -281,6 +283,33 @@ def test_no_terminal_into_another_tenants_container(live: Live, prison: Machines
         got = live.ask(method, f"/api/terminal/sessions/{session}{path}", body, key=rival)
         assert got.status in (404, 405), (method, path, got.body)
     live.ok("DELETE", f"/api/terminal/sessions/{session}")
+
+
+def test_what_it_was_asked_for_and_its_volumes_are_nobody_elses(
+    live: Live, volume: Callable[..., str], machines: Machines, rival: str
+) -> None:
+    name = volume()
+    ctr = machines.new(volumes=[f"{name}:/data"])["container_id"]
+    machines.ask(ctr, "stop", {"timeout_s": 0})
+    operation = machines.begin(ctr, "start")["operation_id"]
+    for path in (f"/api/operations/{operation}", f"/api/volumes/{name}", f"/api/volumes/{name}/ls"):
+        assert live.ask("GET", path).status == 200
+        assert live.ask("GET", path, key=rival).status == 404
+    assert live.ask("DELETE", f"/api/operations/{operation}", key=rival).status in (404, 405)
+    spec = {"name": "thief", "volumes": [f"{name}:/data"]}
+    assert live.ask("POST", "/api/containers", spec, key=rival).code == "VOLUME_NOT_FOUND"
+    assert live.ok("GET", "/api/operations", key=rival)["operations"] == []
+
+
+def test_a_process_that_is_not_the_tenants_is_not_shown() -> None:
+    """Between the list of a container's processes and the look at one, its number may become another's."""
+    me, mine = os.getpid(), os.getuid()
+    shown = processes.look(me, mine)
+    assert shown is not None and (shown["pid"], shown["user"]) == (me, 0)
+    assert processes.look(me, mine + 1) is None and processes.look(me, BASE_ID) is None
+    gone = os.posix_spawn("/usr/bin/true", ["true"], {})
+    os.waitpid(gone, 0)
+    assert processes.look(gone, mine) is None
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,8 @@ def test_processes_of_hostile_names(live: Live, machines: Machines) -> None:
         ({"volumes": ["nothing-there:/data"]}, 404),
         ({"volumes": ["nothing-there:/proc"]}, 422),
         ({"restart": "sometimes"}, 422),
+        ({"labels": {str(number): "" for number in range(65)}}, 422),
+        ({"labels": {"a": "b" * 257}}, 422),
         ({"no_such_field": 1}, 422),
     ],
 )
