@@ -21,8 +21,9 @@ import pytest
 
 from gateway.app import ROUTES
 from runtime.spawner import processes
+from runtime.spawner.sandbox import TERMINALS_MAX
 from runtime.spawner.tenants import BASE_ID
-from tests.integration.live import Live
+from tests.integration.live import Live, wait_for
 from tests.integration.test_containers import Machines
 from tests.integration.test_isolation import NOT_THERE, REFUSED, addresses_of_this_machine, not_refused, planted
 from tests.integration.volume_tools import volume
@@ -131,6 +132,16 @@ def test_an_exec_holds_its_pipes_alone(prison: Machines, prisoner: tuple[str, bo
     done = prison.run(prisoner[0], "/usr/bin/ls", "-l", "/proc/self/fd")
     found = dict(re.findall(r"(\d+) -> (\w+)?", done["stdout"]))
     assert found == {"0": "pipe", "1": "pipe", "2": "pipe", "3": ""}, "and the folder that it lists"
+
+
+def test_terminals_are_left_for_others(prison: Machines, prisoner: tuple[str, bool]) -> None:
+    assert 0 < attempt(prison, prisoner[0], "terminals") <= TERMINALS_MAX
+
+
+def test_its_own_command_holds_its_pipes_alone(live: Live, machines: Machines) -> None:
+    ctr = machines.new(command=["ls", "-l", "/proc/self/fd"])["container_id"]
+    lines = wait_for(lambda: live.ask("GET", f"/api/containers/{ctr}/logs").body.decode(), "its output")
+    assert sorted(re.findall(r"(\d+) -> (\w*)", lines)) == [("0", "pipe"), ("1", "pipe"), ("2", "pipe"), ("3", "")]
 
 
 def test_files_of_this_machine(live: Live, prison: Machines, prisoner: tuple[str, bool], planted: list[str]) -> None:
