@@ -6,12 +6,14 @@ themselves (`test_seccomp`), archives and volumes (`test_volumes`), who reaches 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import secrets
 import select
 import socket
+import tarfile
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +28,7 @@ from runtime.spawner.tenants import BASE_ID
 from tests.integration.live import Live, wait_for
 from tests.integration.test_containers import Machines
 from tests.integration.test_isolation import NOT_THERE, REFUSED, addresses_of_this_machine, not_refused, planted
-from tests.integration.volume_tools import volume
+from tests.integration.volume_tools import tar, volume
 
 __all__ = ["planted", "volume"]
 
@@ -310,6 +312,20 @@ def test_what_it_was_asked_for_and_its_volumes_are_nobody_elses(
     spec = {"name": "thief", "volumes": [f"{name}:/data"]}
     assert live.ask("POST", "/api/containers", spec, key=rival).code == "VOLUME_NOT_FOUND"
     assert live.ok("GET", "/api/operations", key=rival)["operations"] == []
+
+
+def test_an_archive_of_proc_shows_the_containers_own(live: Live, machines: Machines) -> None:
+    """It is packed by a process of the spawner's: what /proc/sys shows depends on who looks."""
+    ctr = machines.new()["container_id"]
+    packed = live.ask("GET", f"/api/containers/{ctr}/archive?path=/proc/sys/net/ipv4/conf")
+    with tarfile.open(fileobj=io.BytesIO(packed.body)) as archive:
+        shown = {name.split("/")[0] for name in archive.getnames()}
+    assert sorted(shown) == machines.sh(ctr, "ls /proc/sys/net/ipv4/conf").split()
+    entry = tar(("hostname", tarfile.REGTYPE, b"stolen"), ("domainname", tarfile.REGTYPE, b"stolen"))
+    before = socket.gethostname()
+    begun = live.ok("POST", f"/api/containers/{ctr}/archive?path=/proc/sys/kernel", entry)
+    assert live.ok("GET", f"{begun['status_url']}?wait_s=20")["status"] == "failed"
+    assert socket.gethostname() == before
 
 
 def test_a_process_that_is_not_the_tenants_is_not_shown() -> None:
