@@ -54,7 +54,9 @@ class FunctionEntry:
     created_at: str
     updated_at: str
     versions: dict[int, VersionEntry] = field(default_factory=dict)
-    attached_of: Callable[[str, Sequence[str]], tuple[Attached, ...]] = lambda _tenant_id, _volumes: ()
+    attached_of: Callable[[str, Sequence[str]], tuple[Attached, ...]] = field(
+        default=lambda _tenant_id, _volumes: (), compare=False
+    )
     """Resolves the volumes of a spec; set by the registry."""
     stats: FunctionStats = field(default_factory=FunctionStats)
     stored_invocations: int = 0

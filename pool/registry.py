@@ -35,6 +35,7 @@ class Registry:
         self._link = link
         self._wall = wall
         self._by_id: dict[str, FunctionEntry] = {}
+        self._half_made: builtins.list[FunctionEntry] = []
         self._by_name: dict[tuple[str, str], FunctionEntry] = {}
         self.incarnation = 0
         self.attached_of: Callable[[str, Sequence[str]], tuple[Attached, ...]] = lambda _tenant_id, _volumes: ()
@@ -102,17 +103,27 @@ class Registry:
             raise _name_taken(name, taken.function_id)
         function_id = new_id("fn")
         now = iso(self._wall())
-        await self._link.run(self._link.client.sadd(keys.functions(), function_id))
-        await self._add_version("create", function_id, tenant_id, name, 1, spec, now)
         entry = FunctionEntry(function_id, tenant_id, name, ASKED_NOTHING, 0, 1, None, None, now, now)
         entry.versions[1] = VersionEntry(1, spec, VersionState.PENDING, "", {}, now, now)
-        holder = await self._claim(entry)
+        try:
+            await self._link.run(self._link.client.sadd(keys.functions(), function_id))
+            await self._add_version("create", function_id, tenant_id, name, 1, spec, now)
+            holder = await self._claim(entry)
+        except RegistryUnavailable:
+            self._half_made.append(entry)
+            raise
         if holder != function_id:
             await self.delete(entry)
             raise _name_taken(name, holder)
         self._remember(entry)
         self.on_change(entry)
         return entry
+
+    async def tidy(self) -> None:
+        """Remove what was half written when Redis went away, and answered as not made. Raises RegistryUnavailable."""
+        while self._half_made:
+            await self.delete(self._half_made[-1])
+            self._half_made.pop()
 
     async def _claim(self, entry: FunctionEntry) -> str:
         """Take the function's name; the id that holds it then."""

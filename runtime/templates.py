@@ -6,13 +6,14 @@ Not here: which way an instance is started and what is tried next (`versions`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from quilt_fn.errors import BuildFailed
+from quilt_fn.errors import BuildFailed, SpawnerError
 from quilt_fn.model.common import new_id
 from quilt_fn.states import StartKind
 from runtime.api import VersionSpec
@@ -101,11 +102,27 @@ def limits(spec: VersionSpec) -> dict[str, Any]:
     return {"memory_mb": spec.memory_limit_mb, "cpu_percent": spec.cpu_limit_percent, "pids": spec.pids_limit}
 
 
+async def _made(spawner: SpawnerClient, op: str, name: str, **fields: Any) -> list[int]:
+    """The descriptors of the container `name`. Raises SpawnerError.
+
+    Where the caller is cancelled, what the spawner is making is waited for and deleted: nobody would know of it.
+    """
+    making = asyncio.create_task(spawner.request(op, container=name, **fields), name=f"{op} {name}")
+    try:
+        return (await asyncio.shield(making))[1]
+    except asyncio.CancelledError:
+        with contextlib.suppress(SpawnerError):
+            for fd in (await making)[1]:
+                os.close(fd)
+            await spawner.request("delete", container=name)
+        raise
+
+
 async def boot(spawner: SpawnerClient, spec: VersionSpec, layer: str | None, label: str) -> Template:
     """A container of `spec` whose template stands, with nothing loaded. Raises SpawnerError."""
     name = new_id("ctr")
-    _, fds = await spawner.request(
-        "boot", container=name, tenant=spec.tenant_id, bundle=spec.bundle_id, layer=layer, network=spec.network,
+    fds = await _made(
+        spawner, "boot", name, tenant=spec.tenant_id, bundle=spec.bundle_id, layer=layer, network=spec.network,
         label=label, **limits(spec),
     )  # fmt: skip
     return _template(name, spawner, fds)
@@ -118,9 +135,7 @@ async def restore(
     SpawnerError.
     """
     name = new_id("ctr")
-    _, fds = await spawner.request(
-        "restore", container=name, snapshot=snapshot, network=spec.network, label=label, **limits(spec)
-    )
+    fds = await _made(spawner, "restore", name, snapshot=snapshot, network=spec.network, label=label, **limits(spec))
     template = _template(name, spawner, fds)
     template.came_by = StartKind.RESTORE
     template.loaded = known
@@ -144,6 +159,9 @@ async def greet(template: Template) -> Template:
         raw = await template.link.hello()
         if isinstance(raw.get("loaded"), dict):
             template.loaded = Loaded.from_answer(raw["loaded"])
+    except asyncio.CancelledError:
+        await template.delete()
+        raise
     except (TemplateGone, TimeoutError) as error:
         await template.delete()
         raise TemplateGone(f"the template does not answer: {error}") from None

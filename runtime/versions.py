@@ -180,6 +180,15 @@ class Version:
         template = await templates.boot(self.spawner, spec, self.layer, self._label())
         ms["boot"] = (clock() - begun) * 1e3
         progress(Progress("boot", "container booted", True, ms["boot"]))
+        try:
+            return ms | await self._load(template, progress)
+        except asyncio.CancelledError:
+            await template.delete()  # nobody else knows of it
+            raise
+
+    async def _load(self, template: Template, progress: Callable[[Progress], None]) -> dict[str, float]:
+        spec, clock = self.spec, time.monotonic
+        ms: dict[str, float] = {}
         begun = clock()
         progress(Progress("import", f"importing {spec.handler}"))
         loaded = await templates.load(template, spec)
@@ -218,7 +227,7 @@ class Version:
             self.reasons[StartKind.RESTORE] = why
             try:
                 if template.link.gone.is_set():
-                    template = await self._reconnected(template)
+                    await self._reconnect(template)
                 await templates.snapshot(template, self.snapshot, dump=False)
             except (SpawnerError, TemplateGone, TimeoutError) as error:
                 await template.delete()
@@ -226,12 +235,12 @@ class Version:
         await self.look()
         self._live(template)
 
-    async def _reconnected(self, template: Template) -> Template:
+    async def _reconnect(self, template: Template) -> None:
         """After a dump that failed: nobody is connected to the template, which goes on running."""
         again = await templates.adopt(self.spawner, template.container_id)
         for fd in (template.pidfd, template.gauge):
             os.close(fd)
-        return again
+        template.link, template.pidfd, template.gauge = again.link, again.pidfd, again.gauge
 
     async def _restore(self) -> None:
         template = await templates.restore(self.spawner, self.spec, self.snapshot, self._label(), self.loaded)

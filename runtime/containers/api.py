@@ -181,9 +181,9 @@ class Containers(Protocol):
         ...
 
     async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, str]:
-        """At start: connect again to what runs of `tenant_ids` (container id → tenant id); end and remove every other
-        user container. Why those that do not run have ended, by id: as `on_gone` says it, or `platform_ended` where
-        nothing was left of them.
+        """At start: connect again to what runs of `tenant_ids` (container id → tenant id). Every other is stopped, and
+        its files stay: it is in no record, which only lost records explain. Why those that do not run have ended, by
+        id: as `on_gone` says it, or `platform_ended` where nothing was left of them.
         """
         ...
 

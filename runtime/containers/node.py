@@ -186,7 +186,12 @@ class NodeContainers:
         async def settle(container_id: str, tenant_id: str, alive: bool) -> None:
             async with room:
                 if tenant_ids.get(container_id) != tenant_id:
-                    await self._spawner.request("remove", container=container_id)
+                    # A record is there before its machine, and goes after it: so it is the records that were lost,
+                    # or another Redis was named. Nobody's files are removed for that.
+                    log.error(
+                        "machine %s of %s is in no record: it is stopped, its files stay", container_id, tenant_id
+                    )
+                    await self._spawner.request("halt", container=container_id)
                     return
                 if alive and container_id not in self._live:
                     with contextlib.suppress(SpawnerFailed):  # it has ended since, or can't be spoken to: it goes

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration import census
 from tests.integration.live import Live, running, wait_for
 
 NAME = "chaos"
@@ -170,3 +171,23 @@ def test_restarts_of_the_platform_keep_layers() -> None:
             live.ok("DELETE", f"/api/containers/{c}")
         assert not list((live.root_dir / "machines").glob("ctr_*"))
         assert subprocess.run(["grep", "-c", str(live.settings.run_path), "/proc/self/mounts"]).returncode == 1
+
+
+def test_lost_records_cost_nobody_their_files(live: Live) -> None:
+    """A Redis that knows nothing of a container: it is stopped. When the records are back, so is what it wrote."""
+    ctr = new(live)
+    run(live, ctr, "echo kept > /root/kept")
+    known = live.redis("KEYS", "quilt:{containers:default}*").split()
+    for key in known:
+        live.redis("RENAME", key, f"away:{key}")
+    live.kill("node")
+    assert again(live, "GET", f"/api/containers/{ctr}").status == 404
+    wait_for(lambda: not any(ctr in group.name for group in census.groups(live)), "its cgroup to go")
+    for key in known:
+        live.redis("RENAME", f"away:{key}", key)
+    live.kill("node")
+    wait_for(lambda: (until_it_stands(live) or {}).get("state") == "exited", "its record to say that it has ended")
+    started = again(live, "POST", f"/api/containers/{ctr}/start").json()
+    wait_for(lambda: again(live, "GET", started["status_url"]).json()["status"] == "succeeded", "its start")
+    assert run(live, ctr, "cat /root/kept") == "kept\n"
+    assert again(live, "DELETE", f"/api/containers/{ctr}").status == 200

@@ -47,6 +47,24 @@ async def test_what_is_written_is_loaded(registry: Registry, link: RedisLink) ->
     assert (await again(link)).by_name("default", "hello") == entry
 
 
+async def test_a_create_that_redis_did_not_take_whole_leaves_nothing(
+    registry: Registry, link: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(await link.client.keys("*"))
+
+    async def away(_entry: FunctionEntry) -> str:
+        raise RegistryUnavailable("gone in the middle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "_claim", away)
+        with pytest.raises(RegistryUnavailable):
+            await registry.create("default", "hello", SPEC)
+    assert set(await link.client.keys("*")) > before
+    await registry.tidy()
+    assert set(await link.client.keys("*")) == before
+    await registry.create("default", "hello", SPEC)
+
+
 async def test_names_are_unique_in_a_tenant_also_between_processes(registry: Registry, link: RedisLink) -> None:
     await registry.create("default", "hello", SPEC)
     await registry.create("another", "hello", SPEC)

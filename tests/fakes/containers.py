@@ -158,7 +158,7 @@ class FakeContainers:
     async def adopt(self, tenant_ids: Mapping[str, str]) -> dict[str, str]:
         for container_id in list(self.live):
             if container_id not in tenant_ids:
-                await self.delete(container_id)
+                await self.stop(container_id, 0)
         return {ctr: self.ended.get(ctr, "platform_ended") for ctr in tenant_ids if ctr not in self.live}
 
     def die(self, container_id: str, reason: str) -> None:

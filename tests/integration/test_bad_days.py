@@ -424,3 +424,11 @@ def test_an_import_that_goes_wrong_leaves_nothing(live: Live) -> None:
         got = live.ask("POST", f"/api/functions/{live.id(name)}/deploy")
         assert (got.status, got.code) == (422, "BUILD_FAILED"), got.body
         assert words in got.json()["error"]
+
+
+def test_delete_while_a_new_version_is_built_leaves_no_container(live: Live) -> None:
+    name = live.deploy("def handler(event): return event")
+    live.ok("PUT", f"/api/functions/{live.id(name)}", {"description": "built in the background"})
+    live.delete(name)
+    folder = live.root_dir / "containers"
+    wait_for(lambda: not list(folder.iterdir()), "its containers to go")
