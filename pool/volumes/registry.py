@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 import orjson
 
 from pool import keys_in_redis as keys
+from pool.paging import newest_first
 from pool.redis_link import RedisLink
 from pool.volumes import scripts
 from quilt_fn.errors import NameTaken, VolumeNotFound
@@ -52,18 +53,14 @@ class VolumeRegistry:
     def list(
         self, tenant_id: str, limit: int, cursor: str | None, label: str | None
     ) -> tuple[builtins.list[Entry], str | None]:
-        """Newest first. The cursor is the last one's creation time and id."""
+        """Newest first. Raises InvalidValue for what is no cursor."""
         key, equals, value = (label or "").partition("=")
         found = [
             each for each in self._by_id.values()
             if each.tenant_id == tenant_id and each.state is VolumeState.READY
             and (not key or (key in each.labels and (not equals or each.labels[key] == value)))
         ]  # fmt: skip
-        found.sort(key=_place, reverse=True)
-        if cursor is not None:
-            found = [each for each in found if _place(each) < cursor]
-        page = found[:limit]
-        return page, _place(page[-1]) if len(found) > limit else None
+        return newest_first(found, _place, limit, cursor)
 
     def holds(self, volume_id: str) -> bool:
         """Whether anything is left of it, in whatever state."""
