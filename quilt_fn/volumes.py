@@ -108,7 +108,7 @@ class Volume:
         from quilt_fn.client import _query
 
         query = _query(path=path or None, strip_components=strip_components or None)
-        return await _sent(self._client, "POST", _at(self.name, "archive"), archive, query)
+        return await sent(self._client, "POST", _at(self.name, "archive"), archive, query)
 
     @both_items
     async def pack(self, path: str = "", *, zipped: bool = False) -> AsyncGenerator[bytes, None]:
@@ -116,7 +116,7 @@ class Volume:
         from quilt_fn.client import _query
 
         query = _query(path=path or None, format="tar.gz" if zipped else None)
-        async for piece in _received(self._client, _at(self.name, "archive"), query):
+        async for piece in received(self._client, _at(self.name, "archive"), query):
             yield piece
 
 
@@ -130,12 +130,12 @@ class Files:
     @both
     async def read(self, path: str) -> bytes:
         """The whole file. Raises FileNotThere."""
-        return b"".join([piece async for piece in _received(self._client, self._at(path))])
+        return b"".join([piece async for piece in received(self._client, self._at(path))])
 
     @both_items
     async def stream(self, path: str) -> AsyncGenerator[bytes, None]:
         """The file piece by piece, for one that is larger than memory."""
-        async for piece in _received(self._client, self._at(path)):
+        async for piece in received(self._client, self._at(path)):
             yield piece
 
     @both
@@ -144,7 +144,7 @@ class Files:
         from quilt_fn.client import _query
 
         data = content.encode() if isinstance(content, str) else content
-        answer = await _sent(self._client, "PUT", self._at(path), data, _query(mode=mode))
+        answer = await sent(self._client, "PUT", self._at(path), data, _query(mode=mode))
         return int(answer["size"])
 
     @both_items
@@ -181,7 +181,7 @@ def _at(name: str, *more: str) -> str:
     return "/".join(["/api/volumes", quote(name, safe=""), *more])
 
 
-async def _sent(client: Client, method: str, path: str, content: Content, query: Mapping[str, str]) -> dict[str, Any]:
+async def sent(client: Client, method: str, path: str, content: Content, query: Mapping[str, str]) -> dict[str, Any]:
     """Send `content` as a raw body; the JSON that answers it."""
     import json
 
@@ -206,7 +206,8 @@ async def _pieces(content: IO[bytes] | AsyncIterable[bytes]) -> AsyncIterator[by
         yield piece
 
 
-async def _received(client: Client, path: str, query: Mapping[str, str] | None = None) -> AsyncGenerator[bytes, None]:
+async def received(client: Client, path: str, query: Mapping[str, str] | None = None) -> AsyncGenerator[bytes, None]:
+    """The raw body of an answer, piece by piece."""
     from quilt_fn.transport import Request
 
     async with client._send(Request("GET", path, query or {}, timeout_s=None, quiet_timeout_s=QUIET_S)) as reply:

@@ -37,7 +37,7 @@ COMMANDS = {
     "services": Where("quilt_fn.cli.network:services", "Publish a container's port, and withdraw it."),
     "keys": Where("quilt_fn.cli.keys:keys", "List, make and delete API keys."),
     "volumes": Where("quilt_fn.cli.volumes:volumes", "List, make and delete volumes, and see what is in them."),
-    "cp": Where("quilt_fn.cli.cp:cp", "Copy files and folders to and from volumes."),
+    "cp": Where("quilt_fn.cli.cp:cp", "Copy files and folders to and from volumes and containers."),
     "bench": Where("quilt_fn.cli.platform:bench", "Measure starts and throughput on this machine."),
 }
 

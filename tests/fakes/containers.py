@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from quilt_fn.errors import Conflict, ContainerNotRunning, NotFound, QuiltError
+from quilt_fn.errors import Conflict, ContainerNotRunning, FileNotThere, NotFound, QuiltError
 from runtime.containers.api import (
     Command,
     CommandNotStarted,
@@ -85,6 +85,10 @@ class FakeContainers:
         self.fail_starts: QuiltError | None = None
         self.hold: asyncio.Event | None = None
         self.oom_kills = 0
+        self.tars: dict[str, bytes] = {}
+        """What `pack` gives, by path."""
+        self.unpacked: dict[str, bytes] = {}
+        """What `unpack` took last, by path."""
         self.ended: dict[str, str] = {}
         """Why an init has ended, for the next node that asks."""
         self._gone: list[Callable[[str, str], None]] = []
@@ -101,11 +105,14 @@ class FakeContainers:
 
     async def unpack(self, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]) -> tuple[int, int]:
         self.asked.append(f"unpack {container_id} {path}")
-        return 1, len(b"".join([piece async for piece in body]))
+        self.unpacked[path] = b"".join([piece async for piece in body])
+        return 1, len(self.unpacked[path])
 
     async def pack(self, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
         self.asked.append(f"pack {container_id} {path}")
-        yield b"packed"
+        if path not in self.tars:
+            raise FileNotThere(f"{path!r} is not there")
+        yield self.tars[path]
 
     async def start(self, spec: ContainerSpec) -> FakeLive:
         self.asked.append(f"start {spec.container_id}")
