@@ -1,4 +1,4 @@
-"""Says as events what the pool's parts do: functions, pools, invocations, containers, operations.
+"""Says as events what the pool's parts do: functions, pools, invocations, containers, volumes, operations.
 
 Not here: the log of events (`pool.events`). What is costly is only said while somebody listens; nothing of it is on the
 hot path: invocations are told of as their records are packed, and pools are looked at once a second.
@@ -17,6 +17,7 @@ from pool.pools import Pools
 from pool.records import Ended
 from pool.registry import Registry
 from pool.shapes import pool_record
+from pool.volumes.registry import Entry, VolumeRegistry
 from quilt_fn.model.operation import OperationRecord
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,10 @@ def operation_update(events: Events, tenant_id: str, record: OperationRecord) ->
 
 
 class Announcer:
-    def __init__(self, events: EventLog, registry: Registry, pools: Pools) -> None:
+    def __init__(self, events: EventLog, registry: Registry, volumes: VolumeRegistry, pools: Pools) -> None:
         self._events = events
         self._registry = registry
+        self._volumes = volumes
         self._pools = pools
 
     def function(self, entry: FunctionEntry) -> None:
@@ -60,6 +62,11 @@ class Announcer:
             "restart_count": kept.restart_count,
         }
         self._events.publish(entry.tenant_id, "container_update", data)
+
+    def volume(self, entry: Entry) -> None:
+        state = str(entry.state) if self._volumes.holds(entry.volume_id) else "deleted"
+        data = {"volume_id": entry.volume_id, "name": entry.name, "state": state}
+        self._events.publish(entry.tenant_id, "volume_update", data)
 
     def invocation(self, ended: Ended) -> None:
         listening = self._events.listening()

@@ -125,11 +125,12 @@ class Platform:
             on_change=partial(operation_update, self.events),
         )  # fmt: skip
         self.images = ImageService(runtime.images, self.operations)
-        self._announcer = Announcer(self.events, self._registry, self._pools)
+        self._volume_registry = VolumeRegistry(self._link)
+        self._announcer = Announcer(self.events, self._registry, self._volume_registry, self._pools)
         self._registry.on_change = self._announcer.function
         self._container_registry.on_change.append(self._announcer.container)
+        self._volume_registry.on_change = self._announcer.volume
         self._records.on_ended = self._announcer.invocation
-        self._volume_registry = VolumeRegistry(self._link)
         self.volumes = Volumes(self._volume_registry, runtime.volumes, self.operations, clock.wall)
         quotas = TenantQuotas(Quotas.of(settings), self._container_memory, self._volume_sizes)
         self.containers.quota, self.volumes.quota = quotas.container, quotas.volume

@@ -18,6 +18,7 @@ from pool import keys_in_redis as keys
 from pool import scripts
 from pool.clock import iso
 from pool.functions import ASKED_DELETING, ASKED_NOTHING, FunctionEntry, VersionEntry, check_instances
+from pool.paging import newest_first
 from pool.redis_link import RedisLink
 from quilt_fn.errors import Conflict, FunctionNotFound, NameTaken, RegistryUnavailable
 from quilt_fn.model.common import new_id
@@ -78,16 +79,11 @@ class Registry:
         return entry
 
     def list(self, tenant_id: str, limit: int, cursor: str | None) -> tuple[list[FunctionEntry], str | None]:
-        """Newest first. The cursor is the last one's creation time and id."""
+        """Newest first. Raises InvalidValue for what is no cursor."""
         entries = [
             each for each in self._by_id.values() if each.tenant_id == tenant_id and each.asked != ASKED_DELETING
         ]
-        entries.sort(key=lambda each: (each.created_at, each.function_id), reverse=True)
-        if cursor is not None:
-            entries = [each for each in entries if f"{each.created_at}~{each.function_id}" < cursor]
-        page = entries[:limit]
-        more = len(entries) > limit
-        return page, f"{page[-1].created_at}~{page[-1].function_id}" if more and page else None
+        return newest_first(entries, lambda each: f"{each.created_at}~{each.function_id}", limit, cursor)
 
     def all(self) -> Iterator[FunctionEntry]:
         return iter(builtins.list(self._by_id.values()))

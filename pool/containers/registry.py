@@ -13,6 +13,7 @@ from pool import keys_in_redis as keys
 from pool import scripts
 from pool.clock import iso
 from pool.containers.entry import ContainerEntry, Kept
+from pool.paging import newest_first
 from pool.redis_link import RedisLink
 from quilt_fn.errors import Conflict, ContainerNotFound, NameTaken
 from quilt_fn.model.common import new_id
@@ -64,13 +65,9 @@ class ContainerRegistry:
     def list(
         self, tenant_id: str, limit: int, cursor: str | None, state: str | None, labels: Mapping[str, str | None]
     ) -> tuple[builtins.list[ContainerEntry], str | None]:
-        """Newest first. A label's value None asks only that it is there."""
+        """Newest first. A label's value None asks only that it is there. Raises InvalidValue for what is no cursor."""
         found = [e for e in self._by_id.values() if e.tenant_id == tenant_id and _fits(e, state, labels)]
-        found.sort(key=_place, reverse=True)
-        if cursor is not None:
-            found = [e for e in found if _place(e) < cursor]
-        page = found[:limit]
-        return page, _place(page[-1]) if len(found) > limit else None
+        return newest_first(found, _place, limit, cursor)
 
     # writing: Redis, then memory
 

@@ -6,12 +6,13 @@ Not here: their files, and who has them attached (`service`).
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 import orjson
 
 from pool import keys_in_redis as keys
+from pool.paging import newest_first
 from pool.redis_link import RedisLink
 from pool.volumes import scripts
 from quilt_fn.errors import NameTaken, VolumeNotFound
@@ -36,6 +37,8 @@ class VolumeRegistry:
         self._link = link
         self._by_id: dict[str, Entry] = {}
         self._by_name: dict[tuple[str, str], str] = {}
+        self.on_change: Callable[[Entry], None] = lambda _entry: None
+        """Called after each write; one that is forgotten is not found any more then."""
 
     # reading: memory alone
 
@@ -50,18 +53,18 @@ class VolumeRegistry:
     def list(
         self, tenant_id: str, limit: int, cursor: str | None, label: str | None
     ) -> tuple[builtins.list[Entry], str | None]:
-        """Newest first. The cursor is the last one's creation time and id."""
+        """Newest first. Raises InvalidValue for what is no cursor."""
         key, equals, value = (label or "").partition("=")
         found = [
             each for each in self._by_id.values()
             if each.tenant_id == tenant_id and each.state is VolumeState.READY
             and (not key or (key in each.labels and (not equals or each.labels[key] == value)))
         ]  # fmt: skip
-        found.sort(key=_place, reverse=True)
-        if cursor is not None:
-            found = [each for each in found if _place(each) < cursor]
-        page = found[:limit]
-        return page, _place(page[-1]) if len(found) > limit else None
+        return newest_first(found, _place, limit, cursor)
+
+    def holds(self, volume_id: str) -> bool:
+        """Whether anything is left of it, in whatever state."""
+        return volume_id in self._by_id
 
     def all(self) -> Iterator[Entry]:
         return iter(builtins.list(self._by_id.values()))
@@ -78,6 +81,7 @@ class VolumeRegistry:
             raise _taken(entry.name)
         self._by_id[entry.volume_id] = entry
         self._by_name[entry.tenant_id, entry.name] = entry.volume_id
+        self.on_change(entry)
 
     async def move(self, entry: Entry, state: VolumeState) -> Entry:
         """`deleting` frees the name. Raises VolumeNotFound, RegistryUnavailable."""
@@ -102,6 +106,7 @@ class VolumeRegistry:
             self._by_name.pop((old.tenant_id, old.name), None)
         if name:
             self._by_name[old.tenant_id, name] = old.volume_id
+        self.on_change(new)
         return new
 
     async def forget(self, entry: Entry) -> None:
@@ -112,6 +117,7 @@ class VolumeRegistry:
         if self._by_name.get((entry.tenant_id, entry.name)) == entry.volume_id:
             del self._by_name[entry.tenant_id, entry.name]
             await self._link.run(self._link.client.hdel(names, entry.name))
+        self.on_change(entry)
 
     async def load(self) -> None:
         """Everything from Redis into memory. Raises RegistryUnavailable."""

@@ -6,7 +6,7 @@ Paths are resolved where the container sees them, volumes included. Not here: wh
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from runtime.spawner import archives, jail
@@ -16,8 +16,8 @@ from runtime.spawner.names import integer
 from runtime.spawner.volumes import archive_pipe, told
 
 Work = Callable[[files.Top, str], dict[str, Any]]
-Namespaces = tuple[int, int]
-"""Open ones: the container's user and mount namespace."""
+Namespaces = Mapping[str, int]
+"""The container's, open, by the names of `jail.ENTERED`."""
 
 
 def unpack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, Any]:
@@ -36,12 +36,11 @@ def pack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, 
 
 def _inside(namespaces: Namespaces, message: Message, pipe: int, work: Work) -> dict[str, Any]:
     path = files.relative(message.get("path", "."))
-    users, mounts = namespaces
 
     def inside() -> dict[str, Any]:
-        jail.as_root_of(users, mounts)
+        jail.as_root_of(namespaces)
         top = files.Top(os.open("/", files.FOLDER), -1, 0, mounts=True)
         with told(path):
             return work(top, path)
 
-    return dict(jail.call(inside, [pipe, users, mounts]))
+    return dict(jail.call(inside, [pipe, *namespaces.values()]))

@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from runtime.spawner import kernel, tenants
@@ -24,6 +24,14 @@ CPU_LIMIT_S = 3600
 FILES_LIMIT = 1024
 """Open at once: a walk keeps one for each level."""
 FILE_RIGHTS = (kernel.CAP_CHOWN, kernel.CAP_DAC_OVERRIDE, kernel.CAP_FOWNER, kernel.CAP_FSETID)
+ENTERED = {
+    "net": kernel.CLONE_NEWNET,
+    "ipc": kernel.CLONE_NEWIPC,
+    "uts": kernel.CLONE_NEWUTS,
+    "user": kernel.CLONE_NEWUSER,
+    "mnt": kernel.CLONE_NEWNS,
+}
+"""By their names in /proc, in the order in which they can be entered: the network is not the user namespace's own."""
 
 
 def as_user(folder: int, uid: int) -> None:
@@ -55,15 +63,15 @@ def as_tenant(users: int, folder: int) -> None:
     _harmless(FILE_RIGHTS)
 
 
-def as_root_of(users: int, mounts: int) -> None:
-    """Enter a container's user and mount namespaces (closed here), as its root with the capabilities about files alone.
+def as_root_of(namespaces: Mapping[str, int]) -> None:
+    """Enter a container's namespaces (by the names of ENTERED, closed here), as its root with the capabilities about
+    files alone. /proc/sys shows whose namespaces a process is in, so all that it shows are the container's.
 
     Its pid namespace is not entered: nothing in it can see, signal or trace this process.
     """
-    kernel.setns(users, kernel.CLONE_NEWUSER)
-    kernel.setns(mounts, kernel.CLONE_NEWNS)
-    os.close(users)
-    os.close(mounts)
+    for name, kind in ENTERED.items():
+        kernel.setns(namespaces[name], kind)
+        os.close(namespaces[name])
     os.chdir("/")
     os.setgroups([])
     os.setresgid(0, 0, 0)

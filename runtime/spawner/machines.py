@@ -17,7 +17,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runtime.spawner import container_archives, image_names, images, processes, roots, sandbox, tenants, volume_mounts
+from runtime.spawner import (
+    container_archives,
+    image_names,
+    images,
+    jail,
+    processes,
+    roots,
+    sandbox,
+    tenants,
+    volume_mounts,
+)
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.context import Answer, Context, Message, limits_of, remove, same_process, started_at
 from runtime.spawner.images import GUEST
@@ -207,13 +217,13 @@ class Machines(Context):
         """Of one that runs, also once they are open: its number may have become another process's in between."""
         ctr, meta = self._running(message)
         try:
-            users, mounts = (
-                os.open(f"/proc/{meta['pid']}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "mnt")
-            )
+            found = {
+                kind: os.open(f"/proc/{meta['pid']}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in jail.ENTERED
+            }
         except (FileNotFoundError, ProcessLookupError):
             raise Refused(f"container {ctr} does not run", "absent") from None
         self._running(message)
-        return users, mounts
+        return found
 
     def _spoken_to(self, ctr: str, pid: int, base: int, address: str | None) -> Answer:
         pidfd = os.pidfd_open(pid)

@@ -34,6 +34,8 @@ DOMAIN = "quilt.internal"
 """In which the names of a tenant's containers are, so that they are found without it."""
 TTY_GROUP = 5
 """Of the skeleton's /etc/group, as on every Debian."""
+TERMINALS_MAX = 256
+"""Of one container: the kernel has a few thousand for all."""
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/root",
@@ -149,7 +151,7 @@ def _enter(root: Path, tree: int, inside: Inside, report: int) -> None:
     kernel.mount("proc", _own_folder("proc"), "proc", quiet | kernel.MS_NODEV)
     if inside.terminals:
         kernel.mount("devpts", _own_folder("dev", "pts"), "devpts", quiet,
-                     f"newinstance,ptmxmode=0666,mode=0620,gid={TTY_GROUP}")  # fmt: skip
+                     f"newinstance,ptmxmode=0666,mode=0620,gid={TTY_GROUP},max={TERMINALS_MAX}")  # fmt: skip
     init = inside.init
     outer_null = -1 if init is None else os.open("/dev/null", os.O_RDWR)
     kernel.pivot_root_here()

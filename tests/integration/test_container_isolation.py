@@ -6,12 +6,14 @@ themselves (`test_seccomp`), archives and volumes (`test_volumes`), who reaches 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import secrets
 import select
 import socket
+import tarfile
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -21,11 +23,12 @@ import pytest
 
 from gateway.app import ROUTES
 from runtime.spawner import processes
+from runtime.spawner.sandbox import TERMINALS_MAX
 from runtime.spawner.tenants import BASE_ID
-from tests.integration.live import Live
+from tests.integration.live import Live, wait_for
 from tests.integration.test_containers import Machines
 from tests.integration.test_isolation import NOT_THERE, REFUSED, addresses_of_this_machine, not_refused, planted
-from tests.integration.volume_tools import volume
+from tests.integration.volume_tools import tar, volume
 
 __all__ = ["planted", "volume"]
 
@@ -131,6 +134,16 @@ def test_an_exec_holds_its_pipes_alone(prison: Machines, prisoner: tuple[str, bo
     done = prison.run(prisoner[0], "/usr/bin/ls", "-l", "/proc/self/fd")
     found = dict(re.findall(r"(\d+) -> (\w+)?", done["stdout"]))
     assert found == {"0": "pipe", "1": "pipe", "2": "pipe", "3": ""}, "and the folder that it lists"
+
+
+def test_terminals_are_left_for_others(prison: Machines, prisoner: tuple[str, bool]) -> None:
+    assert 0 < attempt(prison, prisoner[0], "terminals") <= TERMINALS_MAX
+
+
+def test_its_own_command_holds_its_pipes_alone(live: Live, machines: Machines) -> None:
+    ctr = machines.new(command=["ls", "-l", "/proc/self/fd"])["container_id"]
+    lines = wait_for(lambda: live.ask("GET", f"/api/containers/{ctr}/logs").body.decode(), "its output")
+    assert sorted(re.findall(r"(\d+) -> (\w*)", lines)) == [("0", "pipe"), ("1", "pipe"), ("2", "pipe"), ("3", "")]
 
 
 def test_files_of_this_machine(live: Live, prison: Machines, prisoner: tuple[str, bool], planted: list[str]) -> None:
@@ -299,6 +312,20 @@ def test_what_it_was_asked_for_and_its_volumes_are_nobody_elses(
     spec = {"name": "thief", "volumes": [f"{name}:/data"]}
     assert live.ask("POST", "/api/containers", spec, key=rival).code == "VOLUME_NOT_FOUND"
     assert live.ok("GET", "/api/operations", key=rival)["operations"] == []
+
+
+def test_an_archive_of_proc_shows_the_containers_own(live: Live, machines: Machines) -> None:
+    """It is packed by a process of the spawner's: what /proc/sys shows depends on who looks."""
+    ctr = machines.new()["container_id"]
+    packed = live.ask("GET", f"/api/containers/{ctr}/archive?path=/proc/sys/net/ipv4/conf")
+    with tarfile.open(fileobj=io.BytesIO(packed.body)) as archive:
+        shown = {name.split("/")[0] for name in archive.getnames()}
+    assert sorted(shown) == machines.sh(ctr, "ls /proc/sys/net/ipv4/conf").split()
+    entry = tar(("hostname", tarfile.REGTYPE, b"stolen"), ("domainname", tarfile.REGTYPE, b"stolen"))
+    before = socket.gethostname()
+    begun = live.ok("POST", f"/api/containers/{ctr}/archive?path=/proc/sys/kernel", entry)
+    assert live.ok("GET", f"{begun['status_url']}?wait_s=20")["status"] == "failed"
+    assert socket.gethostname() == before
 
 
 def test_a_process_that_is_not_the_tenants_is_not_shown() -> None:

@@ -20,9 +20,11 @@ import pytest
 from quilt_fn import errors, states
 from quilt_fn.cli.main import COMMANDS
 from quilt_fn.settings import Settings
+from runtime.spawner import image_operations, machines, operations, volumes, wires
 from tests.acceptance.markdown import ROOT, Block, anchors, blocks, links, pages
 
-REFERENCE = ROOT / "docs" / "reference"
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
 NOT_SETTINGS = {"QUILT_INSTANCE_ID", "QUILT_START", "QUILT_CLOCK_OFFSET_S", "QUILT_READY_FD"}
 """What the platform itself puts into an environment."""
 
@@ -139,6 +141,18 @@ def test_every_page_can_be_reached() -> None:
             if there.suffix == ".md" and there.exists():
                 todo.append(there)
     assert {page for page in pages() if page.is_relative_to(ROOT / "docs")} <= found
+
+
+def test_every_decision_is_in_the_list() -> None:
+    listed = {(DOCS / target).resolve() for target in links(DOCS / "README.md") if target.startswith("decisions/")}
+    assert listed == set((DOCS / "decisions").glob("*.md"))
+
+
+def test_the_architecture_names_each_operation_of_the_spawner() -> None:
+    section = (ROOT / "ARCHITECTURE.md").read_text().partition("## The spawner's protocol")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    served = {name for room in (image_operations, machines, operations, volumes, wires) for name in room.TABLE}
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {*served, "keep"}
 
 
 # code blocks

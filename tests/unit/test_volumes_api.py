@@ -13,6 +13,7 @@ import fakeredis
 import pytest
 
 from gateway.volumes import byte_range
+from pool.events import Listener
 from pool.platform import Platform
 from pool.volumes import targets
 from quilt_fn.errors import InvalidValue, RangeNotSatisfiable, VolumeAttached, VolumeFull, VolumeNotFound
@@ -130,6 +131,43 @@ async def test_from_create_to_delete(node: Node) -> None:
     assert gone.status == 202
     ended = await node.http("GET", gone.json["status_url"] + "?wait_s=5")
     assert (ended.json["status"], node.runtime.volumes.volumes) == ("succeeded", {})
+
+
+async def heard(listener: Listener, kind: str, last: str) -> list[tuple[str, str]]:
+    """Name and state of the events of that kind, up to the one with the state `last`."""
+    found = []
+    while not found or found[-1][1] != last:
+        event = await listener.next(5.0)
+        assert event is not None, f"no {kind} with {last} after {found}"
+        if event.kind == kind:
+            data = event.data
+            found.append((data["name"], data["state"]))
+    return found
+
+
+async def test_events_tell_of_each_change_of_a_volume(node: Node) -> None:
+    record = await create(node, "first")
+    tenant_id = record["tenant_id"]
+    listener = node.platform.events.listen(tenant_id, {})
+    others = node.platform.events.listen("somebody-else", {})
+    mine = await create(node, "data")
+    only = node.platform.events.listen(tenant_id, {"volume_id": record["volume_id"]})
+    await node.http("POST", "/api/volumes/data/rename", json={"new_name": "other"})
+    await node.http("DELETE", "/api/volumes/other")
+    assert mine["volume_id"] != record["volume_id"]
+    assert await heard(listener, "volume_update", "deleted") == [
+        ("data", "creating"), ("data", "ready"), ("other", "ready"), ("other", "deleting"), ("other", "deleted"),
+    ]  # fmt: skip
+    assert await others.next(0.0) is None and await only.next(0.0) is None
+
+
+async def test_events_tell_of_each_change_of_a_container(node: Node) -> None:
+    tenant_id = (await create(node, "data"))["tenant_id"]
+    listener = node.platform.events.listen(tenant_id, {})
+    made = await node.http("POST", "/api/containers", json={"name": "box"})
+    assert made.status == 201, made.body
+    states = [state for _, state in await heard(listener, "container_update", "running")]
+    assert states[0] == "created" and states[-1] == "running"
 
 
 async def test_a_name_is_free_while_its_files_are_removed(node: Node) -> None:
