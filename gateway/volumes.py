@@ -6,7 +6,6 @@ Not here: what a path or an archive may hold (the spawner decides that), nor att
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -88,7 +87,7 @@ async def write(ask: Ask) -> web.StreamResponse:
     wanted = body.parse(FileWrite, await body.read(ask.request, ask.services.max_body_bytes))
     try:
         content = base64.b64decode(wanted.content, validate=True)
-    except binascii.Error:
+    except ValueError:  # not base64, or not even ASCII
         raise invalid_field("content", "base64", wanted.content) from None
 
     async def once() -> AsyncIterator[bytes]:

@@ -6,7 +6,6 @@ Not here: terminals (`pool.terminals`), the containers themselves. `Places` is w
 from __future__ import annotations
 
 import base64
-import binascii
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -111,7 +110,7 @@ class Commands:
         """
         try:
             first = base64.b64decode(body.stdin_data or "", validate=True)
-        except binascii.Error:
+        except ValueError:  # not base64, or not even ASCII
             raise InvalidValue(
                 "stdin_data must be base64", details={"fields": [{"field": "stdin_data", "expected": "base64"}]}
             ) from None

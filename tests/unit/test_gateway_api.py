@@ -336,3 +336,11 @@ async def test_a_port_in_use_is_one_clear_error(http: Http) -> None:
 def test_an_address_that_is_not_ours_is_one_clear_error() -> None:
     with pytest.raises(InvalidValue, match=r"cannot listen on 192\.0\.2\.1:1"):
         bind(Settings(host="192.0.2.1", port=1))
+
+
+async def test_content_that_is_no_base64_is_a_422(http: Http) -> None:
+    await http("POST", "/api/volumes", json={"name": "data"})
+    for content in ("%", "\u00ff"):
+        found = await http("POST", "/api/volumes/data/files", json={"path": "note", "content": content})
+        assert found.json["details"]["fields"][0]["field"] == "content", found.json
+        assert found.status == 422
