@@ -86,7 +86,7 @@ def test_results_are_written_as_three_files(tmp_path: Path) -> None:
 
 
 def test_every_suite_of_the_figures_is_there() -> None:
-    assert list(SUITES) == ["warm", "throughput", "fork", "restore", "boot", "burst", "density"]
+    assert list(SUITES) == ["warm", "throughput", "fork", "restore", "boot", "burst", "density", "containers"]
     for subject in SUBJECTS:
         compile(subject.source, subject.name, "exec")
 
