@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import memory
+from benchmarks import leftovers, memory
 from benchmarks.functions import idle
 from benchmarks.wire import CallFailed
 
@@ -27,14 +27,20 @@ def containers(bench: Bench) -> None:
     ran: list[float] = []
     deleted: list[float] = []
     namespaces: list[float] = []
+    entered: list[float] = []
     spawned: list[float] = []
     for turn in range(bench.runs + 1):
         ctr, create_ms = _create(bench, f"bench-{turn}")
+        idle()
         exec_ms = _run(bench, ctr)
+        idle()
+        enter_ms = _spawn(("nsenter", "--all", f"--target={_process_of(bench, ctr)}", "/bin/true"))
+        idle()
         delete_ms = _timed(bench, "DELETE", f"/api/containers/{ctr}")[1]
         if turn:  # the first makes what is made once for a tenant
             created.append(create_ms)
             ran.append(exec_ms)
+            entered.append(enter_ms)
             deleted.append(delete_ms)
         idle()
         namespaces.append(_spawn(UNSHARE))
@@ -43,6 +49,7 @@ def containers(bench: Bench) -> None:
     row = bench.results.add("containers", "create", created, note="running, init and address answer")
     bench.results.add("containers", "create", namespaces, role="floor", note="unshare with the same namespaces")
     command = bench.results.add("containers", "exec /bin/true", ran)
+    bench.results.add("containers", "exec /bin/true", entered, role="floor", note="nsenter into the same container")
     bench.results.add("containers", "exec /bin/true", spawned, role="floor", note="a plain process of the measurer's")
     bench.results.add("containers", "delete", deleted)
     bench.results.judge("containers", "create, p50", row.p50, "ms", 40.0)
@@ -61,13 +68,27 @@ def _many(bench: Bench) -> None:
         answered = sum(1 for record in ready if record["exec_ready"] and record["network_ready"])
         execs = [_run(bench, ctr) for ctr in made]
         lost_mb = (before_mb - memory.available_mb()) / count
+        own = memory.of_groups(bench.private.settings, "ctr_")
+        own_mb = [own[ctr] for ctr in made]
     finally:
+        begun = time.perf_counter()
         for ctr in made:
             bench.http.api("DELETE", f"/api/containers/{ctr}")
+        deleted_s = time.perf_counter() - begun
     bench.results.add("containers", f"created while {count} were made", [count / took_s], "containers/s")
     bench.results.add("containers", f"exec with {count} running", execs)
+    bench.results.add("containers", f"deleted, {count} one after another", [count / deleted_s], "containers/s")
+    bench.results.add("containers", "memory of each (PSS)", own_mb, "MB")
     bench.results.add("containers", "memory that the machine lost for each", [lost_mb], "MB")
     bench.results.judge("containers", f"of {count}, those that answer", answered, "", count, at_least=True)
+
+
+def _process_of(bench: Bench, ctr: str) -> int:
+    """A process that lives in the container. Raises CallFailed where none is found."""
+    for group in leftovers.groups(bench.private.settings):
+        if group.name == ctr and (pids := leftovers.members(group)):
+            return min(pids)
+    raise CallFailed(f"no process of {ctr} is in any cgroup")
 
 
 def _create(bench: Bench, name: str, **spec: Any) -> tuple[str, float]:
