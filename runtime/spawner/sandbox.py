@@ -215,8 +215,11 @@ def connect(pid: int, address: str, uid: int, timeout_s: float) -> socket.socket
     The caller is a child of its own: its network namespace changes. Who listens must be the user `uid` (SO_PEERCRED).
     Raises Refused (failed) when the process is gone or the deadline passed.
     """
-    network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    watch = os.pidfd_open(pid)
+    try:
+        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        watch = os.pidfd_open(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        raise Refused("the container's init has ended", "failed") from None
     kernel.setns(network, kernel.CLONE_NEWNET)
     os.close(network)
     deadline = time.monotonic() + timeout_s
