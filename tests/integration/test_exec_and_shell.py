@@ -69,14 +69,18 @@ def test_exit_codes_of_exec(live: Live, container: str) -> None:
 
 
 def test_ctrl_c_at_exec_ends_the_command(live: Live, container: str, container_id: str) -> None:
+    # Where these tests run in the background, the shell that started them lets its children ignore Ctrl-C.
     process = subprocess.Popen(
-        [*QUILT, "exec", container, "--", "sh", "-c", "echo on; exec sleep 7654"],
+        ["env", "--default-signal=INT", *QUILT, "exec", container, "--", "sh", "-c", "echo on; exec sleep 7654"],
         cwd=REPOSITORY, env=environment(live), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     with process:
         assert process.stdout and process.stdout.readline() == b"on\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        try:
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
     find = {"command": ["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 765[4]'"]}
     wait_for(
         lambda: live.ok("POST", f"/api/containers/{container_id}/exec", find)["stdout"] == "0\n", "the command's end"
