@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -392,17 +393,20 @@ async def test_who_may_attach(http: Http) -> None:
     assert len((await http("GET", SESSIONS)).json["sessions"]) == 2
 
 
-async def test_too_many_commands(http: Http, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_commands(
+    http: Http, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Of execs and streams together; what has ended makes room."""
-    waits = "while [ ! -e /tmp/go ]; do sleep 0.05; done"
-    first = asyncio.create_task(http("POST", EXEC, json={"command": ["sh", "-c", waits]}))
+    go = str(tmp_path / "go")
+    waits = ["sh", "-c", 'while [ ! -e "$1" ]; do sleep 0.05; done', "sh", go]
+    first = asyncio.create_task(http("POST", EXEC, json={"command": waits}))
     await until(lambda: bool(platform.commands._running))
     monkeypatch.setattr("pool.commands.RUNNING_MAX", 1)
     for path in (EXEC, STREAM):
         refused = await http("POST", path, json={"command": ["true"]})
         assert (refused.status, refused.code, refused.json["details"]["used"]) == (429, "QUOTA_EXCEEDED", 1)
     monkeypatch.setattr("pool.commands.RUNNING_MAX", 2)
-    assert (await http("POST", STREAM, json={"command": ["touch", "/tmp/go"]})).status == 200
+    assert (await http("POST", STREAM, json={"command": ["touch", go]})).status == 200
     assert (await first).json["exit_code"] == 0
     assert not platform.commands._running
 
