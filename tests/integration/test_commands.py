@@ -7,7 +7,8 @@ import base64
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -393,11 +394,19 @@ async def test_who_may_attach(http: Http) -> None:
     assert len((await http("GET", SESSIONS)).json["sessions"]) == 2
 
 
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """That every user of the machine may enter and write, which pytest's `tmp_path` is not."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o777)
+        yield Path(path)
+
+
 async def test_too_many_commands(
-    http: Http, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    http: Http, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch, shared_folder: Path
 ) -> None:
     """Of execs and streams together; what has ended makes room."""
-    go = str(tmp_path / "go")
+    go = str(shared_folder / "go")
     waits = ["sh", "-c", 'while [ ! -e "$1" ]; do sleep 0.05; done', "sh", go]
     first = asyncio.create_task(http("POST", EXEC, json={"command": waits}))
     await until(lambda: bool(platform.commands._running))
