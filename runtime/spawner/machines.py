@@ -137,7 +137,8 @@ class Machines(Context):
             self.networks.containers.forget(ctr)
             if folder.exists():
                 folder.rename(gone)
-        remove(gone)
+        for left in folder.parent.glob(f".gone-{ctr}-*"):  # this one, and that of a remove which was killed
+            remove(left)
         return {}, []
 
     def freeze(self, message: Message, fds: list[int]) -> Answer:
