@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from quilt_fn.model.common import Attachment, Labels, Model, Record
 from quilt_fn.model.function import Environment, Name, _environment_size
+from quilt_fn.output_bytes import from_json
 from quilt_fn.states import ContainerState
 
 Argument = Annotated[str, StringConstraints(max_length=131_072, pattern=r"^[^\x00]*$")]
@@ -106,23 +107,38 @@ class ExecRequest(Model):
     timeout_ms: int = Field(EXEC_TIMEOUT_MS, ge=1, le=EXEC_TIMEOUT_MAX_MS)
     environment: Environment = {}
     stdin: str | None = None
+    stdin_data: str | None = None
+    """Base64, for input that is no text; instead of `stdin`."""
     user: User | None = None
 
     _environment_size = field_validator("environment")(_environment_size)
 
 
 class ExecResult(Record):
-    """`stdout` and `stderr` hold at most 1 MiB each, bytes that are not UTF-8 replaced; `truncated` says whether more
-    came. `exit_code` is 128 + signal where a signal ended the command.
+    """`stdout` and `stderr` hold at most 1 MiB each; `truncated` says whether more came. Where one of them is not UTF-8,
+    what is not has U+FFFD in its text, and `stdout_b64` or `stderr_b64` has all of its bytes; else that is null.
+    `exit_code` is 128 + signal where a signal ended the command.
     """
 
     container_id: str
     exit_code: int
     stdout: str
     stderr: str
+    stdout_b64: str | None = None
+    stderr_b64: str | None = None
     execution_time_ms: float
     timed_out: bool
     truncated: bool
+
+    @property
+    def stdout_bytes(self) -> bytes:
+        """Exactly what it wrote."""
+        return from_json(self.stdout, self.stdout_b64)
+
+    @property
+    def stderr_bytes(self) -> bytes:
+        """Exactly what it wrote."""
+        return from_json(self.stderr, self.stderr_b64)
 
 
 class StreamRequest(Model):

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from quilt_fn.errors import ContainerNotRunning, Unavailable
+from quilt_fn.output_bytes import drop_cut_character
 from runtime.containers.api import Command, CommandNotStarted, InitLink, Process
 from runtime.containers.pipes import PIECE_BYTES, Leftovers, Sink, Source, make_roomy
 
@@ -139,3 +140,5 @@ class _Output:
                 self.truncated = True
                 make_roomy(self._source.fd)
             await asyncio.sleep(BEYOND_LIMIT_PAUSE_S)
+        if self.truncated:
+            drop_cut_character(self.data)

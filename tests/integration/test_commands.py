@@ -19,6 +19,7 @@ import pytest
 from pool.commands import Commands
 from pool.terminals import Terminals
 from quilt_fn.errors import ContainerNotFound, ContainerNotRunning
+from quilt_fn.model.container import ExecResult
 from runtime.containers.link import InitLink
 from tests.fakes.calls import until
 from tests.fakes_gateway.http import Http, serving
@@ -100,14 +101,32 @@ async def test_exec(http: Http) -> None:
     value = reply.json
     assert reply.status == 200 and value.pop("execution_time_ms") > 0
     assert value == {
-        "container_id": "ctr_1", "exit_code": 3, "stdout": "in é\n1 2\n/usr\n", "stderr": "err\n", "timed_out": False,
-        "truncated": False,
+        "container_id": "ctr_1", "exit_code": 3, "stdout": "in é\n1 2\n/usr\n", "stderr": "err\n", "stdout_b64": None,
+        "stderr_b64": None, "timed_out": False, "truncated": False,
     }  # fmt: skip
 
 
 async def test_exec_of_bytes_that_are_no_text(http: Http) -> None:
-    reply = await http("POST", EXEC, json={"command": ["printf", "a\\377\\000b"]})
-    assert reply.json["stdout"] == "a\ufffd\x00b"
+    reply = await http("POST", EXEC, json={"command": ["sh", "-c", "printf 'a\\377\\000b'; echo plain >&2"]})
+    assert (reply.json["stdout"], reply.json["stderr"]) == ("a\ufffd\x00b", "plain\n")
+    assert (base64.b64decode(reply.json["stdout_b64"]), reply.json["stderr_b64"]) == (b"a\xff\0b", None)
+
+
+async def test_exec_of_all_bytes_there_and_back(http: Http) -> None:
+    every = bytes(range(256)) * 500
+    reply = await http("POST", EXEC, json={"command": ["cat"], "stdin_data": b64(every)})
+    assert ExecResult.model_validate(reply.json).stdout_bytes == every
+    wrong = await http("POST", EXEC, json={"command": ["cat"], "stdin_data": "%"})
+    assert (wrong.status, wrong.json["details"]["fields"][0]["field"]) == (422, "stdin_data")
+    both = await http("POST", EXEC, json={"command": ["cat"], "stdin_data": "", "stdin": "a"})
+    assert (both.status, "not both" in both.json["error"]) == (422, True)
+
+
+async def test_a_character_at_the_limit_does_not_make_bytes_of_a_text(http: Http) -> None:
+    script = "yes éé | tr -d '\\n' | head -c 1500001"
+    reply = await http("POST", EXEC, json={"command": ["sh", "-c", "printf x; " + script]})
+    assert reply.json["truncated"] and reply.json["stdout_b64"] is None
+    assert reply.json["stdout"] == "x" + "é" * ((1 << 19) - 1)
 
 
 @pytest.mark.parametrize(
