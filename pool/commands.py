@@ -37,9 +37,9 @@ class Places(Protocol):
     def working_directory(self, tenant_id: str, container_id: str) -> str: ...
 
 
-def link_of(places: Places, tenant_id: str, container_id: str) -> InitLink:
-    """Raises ContainerNotFound, ContainerNotRunning."""
-    link = places.running(tenant_id, container_id).link
+def link_of(live: LiveContainer) -> InitLink:
+    """Raises ContainerNotRunning."""
+    link = live.link
     if link is None:
         raise ContainerNotRunning(
             "the container's init is not connected at this moment", details={"state": "running"}, retry_after=1
@@ -85,11 +85,12 @@ class Commands:
         if body.stdin is not None and body.stdin_data is not None:
             raise InvalidValue("give stdin (text) or stdin_data (base64), not both")
         stdin = _decoded(body.stdin_data) if body.stdin is None else body.stdin.encode()
-        link = link_of(self._places, tenant_id, container_id)
+        live = self._places.running(tenant_id, container_id)
         command = self._command(tenant_id, container_id, body.command, body.environment, body.workdir, body.user)
         with self._one_more(tenant_id):
             done = await run_to_end(
-                link,
+                link_of(live),
+                live.memory,
                 command,
                 stdin=stdin,
                 timeout_s=body.timeout_ms / 1000,
@@ -101,6 +102,7 @@ class Commands:
         return ExecResult(
             container_id=container_id,
             exit_code=done.exit_code,
+            exit_reason=done.exit_reason,
             stdout=stdout,
             stderr=stderr,
             stdout_b64=stdout_b64,
@@ -117,10 +119,11 @@ class Commands:
         ends the command. Raises as `exec` does, before the first frame.
         """
         first = _decoded(body.stdin_data)
-        link = link_of(self._places, tenant_id, container_id)
+        live = self._places.running(tenant_id, container_id)
         folder = body.working_directory
         pieces = frames(
-            link,
+            link_of(live),
+            live.memory,
             container_id,
             self._command(tenant_id, container_id, body.command, body.environment, folder, body.user),
             stdin=_after(first, stdin),

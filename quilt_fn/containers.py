@@ -131,8 +131,8 @@ class Container:
         self, *command: str, workdir: str | None = None, environment: Mapping[str, str] | None = None,
         stdin: str | bytes | None = None, user: str | None = None, timeout_s: float = 30.0,
     ) -> ExecResult:  # fmt: skip
-        """Run a command to its end; a failing one is a result too, `exit_code` says so. Output up to 1 MiB each: as text
-        in `stdout` and `stderr`, exactly in `stdout_bytes` and `stderr_bytes`.
+        """Run a command to its end; a failing one is a result too, `exit_code` says so. Output up to 1 MiB each: as
+        text in `stdout` and `stderr`, exactly in `stdout_bytes` and `stderr_bytes`.
 
         Raises ContainerNotRunning.
         """

@@ -22,7 +22,7 @@ def from_json(text: str, data_b64: str | None) -> bytes:
 
 
 def drop_cut_character(data: bytearray) -> None:
-    """Of output that was cut at a limit: take away the beginning of a UTF-8 character whose rest fell beyond it, so that
+    """Of output that was cut at a limit: take away the beginning of a UTF-8 character whose rest fell beyond it. So
     text stays text.
     """
     for back in range(1, min(3, len(data)) + 1):

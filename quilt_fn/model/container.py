@@ -115,13 +115,15 @@ class ExecRequest(Model):
 
 
 class ExecResult(Record):
-    """`stdout` and `stderr` hold at most 1 MiB each; `truncated` says whether more came. Where one of them is not UTF-8,
-    what is not has U+FFFD in its text, and `stdout_b64` or `stderr_b64` has all of its bytes; else that is null.
-    `exit_code` is 128 + signal where a signal ended the command.
+    """`stdout` and `stderr` hold at most 1 MiB each; `truncated` says whether more came. Where one is not UTF-8, its
+    text has U+FFFD for what is not, and `stdout_b64` or `stderr_b64` has all of its bytes; else that is null.
+    `exit_code` is 128 + signal where a signal ended the command. `exit_reason` tells apart `exited`, `signalled`,
+    `out_of_memory` (the container's memory ran out, and the kernel killed the command), `timed_out`, `not_started`.
     """
 
     container_id: str
     exit_code: int
+    exit_reason: str
     stdout: str
     stderr: str
     stdout_b64: str | None = None

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from runtime.containers.ends import MemoryKills
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class LiveContainer(Protocol):
     """Of its init, as this machine counts."""
     address: str | None
     started_at: float
+    memory: MemoryKills
     on_main_exit: Callable[[int], None]
 
     @property

@@ -25,6 +25,7 @@ from runtime.containers.api import (
     LiveContainer,
     Process,
 )
+from runtime.containers.ends import MemoryKills
 
 
 class FakeLink:
@@ -60,10 +61,11 @@ class FakeLink:
 
 
 class FakeLive:
-    def __init__(self, spec: ContainerSpec, pid: int, address: str | None) -> None:
+    def __init__(self, spec: ContainerSpec, pid: int, address: str | None, memory: MemoryKills) -> None:
         self.spec = spec
         self.container_id, self.tenant_id = spec.container_id, spec.tenant_id
         self.pid, self.address, self.started_at = pid, address, time.time()
+        self.memory = memory
         self.link: FakeLink | None = FakeLink(self)
         self.on_main_exit: Callable[[int], None] = lambda _code: None
         self.mains: list[Command] = []
@@ -121,7 +123,8 @@ class FakeContainers:
         if self.fail_starts is not None:
             raise self.fail_starts
         self.layers.add(spec.container_id)
-        live = FakeLive(spec, next(self._pids), None if spec.network == "none" else "127.0.0.1")
+        address = None if spec.network == "none" else "127.0.0.1"
+        live = FakeLive(spec, next(self._pids), address, MemoryKills(lambda: self.oom_kills))
         self.live[spec.container_id] = live
         return live
 

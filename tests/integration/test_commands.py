@@ -20,6 +20,7 @@ from pool.commands import Commands
 from pool.terminals import Terminals
 from quilt_fn.errors import ContainerNotFound, ContainerNotRunning
 from quilt_fn.model.container import ExecResult
+from runtime.containers.ends import MemoryKills
 from runtime.containers.link import InitLink
 from tests.fakes.calls import until
 from tests.fakes_gateway.http import Http, serving
@@ -38,6 +39,7 @@ class OneContainer:
         self.container_id, self.tenant_id = "ctr_1", "t1"
         self.pid, self.address, self.started_at = 0, None, 0.0
         self.link: InitLink | None = link
+        self.memory = MemoryKills(lambda: 0)
 
     def running(self, tenant_id: str, container_id: str) -> OneContainer:
         if tenant_id != self.tenant_id or container_id not in ("ctr_1", "ctr_2"):
@@ -101,8 +103,8 @@ async def test_exec(http: Http) -> None:
     value = reply.json
     assert reply.status == 200 and value.pop("execution_time_ms") > 0
     assert value == {
-        "container_id": "ctr_1", "exit_code": 3, "stdout": "in é\n1 2\n/usr\n", "stderr": "err\n", "stdout_b64": None,
-        "stderr_b64": None, "timed_out": False, "truncated": False,
+        "container_id": "ctr_1", "exit_code": 3, "exit_reason": "exited", "stdout": "in é\n1 2\n/usr\n",
+        "stderr": "err\n", "stdout_b64": None, "stderr_b64": None, "timed_out": False, "truncated": False,
     }  # fmt: skip
 
 
@@ -167,6 +169,20 @@ async def test_the_container_goes_during_an_exec(http: Http, served: Served) -> 
     os.kill(served.pid, signal.SIGKILL)
     reply = await asyncio.wait_for(waiting, 20)
     assert (reply.status, reply.code) == (409, "CONTAINER_NOT_RUNNING")
+
+
+async def test_why_a_command_ended(http: Http) -> None:
+    for script, timeout_ms, code, reason in (
+        ("exit 137", 20_000, 137, "signalled"), ("kill -TERM $$", 20_000, 143, "signalled"),
+        ("sleep 100", 100, 143, "timed_out"), ("exit 2", 20_000, 2, "exited"),
+    ):  # fmt: skip
+        body = {"command": ["sh", "-c", script], "timeout_ms": timeout_ms}
+        done = (await http("POST", EXEC, json=body)).json
+        last = frames_of((await http("POST", STREAM, json=body)).body)[-1]
+        assert (done["exit_code"], done["exit_reason"]) == (last["code"], last["exit_reason"]) == (code, reason)
+    for path in (EXEC, STREAM):
+        reply = await http("POST", path, json={"command": ["no-such"]})
+        assert frames_of(reply.body)[-1]["exit_reason"] == "not_started"
 
 
 # --- stream -----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 
 from quilt_fn.errors import Conflict, ContainerNotRunning, InvalidValue, NotFound
 from runtime.containers.api import Command, CommandNotStarted
+from runtime.containers.ends import MemoryKills
 from runtime.containers.exec import Completed, run_to_end
 from runtime.containers.link import InitLink
 from runtime.containers.log import ContainerLog, open_files
@@ -43,7 +44,7 @@ async def run(
     own = leftovers or Leftovers()
     try:
         return await run_to_end(
-            link, Command(argv, **fields),  # type: ignore[arg-type]
+            link, MemoryKills(lambda: 0), Command(argv, **fields),  # type: ignore[arg-type]
             stdin=stdin, timeout_s=timeout_s, limit_bytes=1 << 20, leftovers=own,
         )  # fmt: skip
     finally:
