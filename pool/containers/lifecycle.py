@@ -19,9 +19,9 @@ from pool.clock import Clock, iso
 from pool.containers import policy
 from pool.containers.entry import ContainerEntry, main_command, runtime_spec
 from pool.containers.registry import ContainerRegistry
-from quilt_fn.errors import ContainerBroken, ContainerNotRunning, QuiltError
+from quilt_fn.errors import ContainerBroken, ContainerNotRunning, InvalidValue, QuiltError
 from quilt_fn.states import ContainerState as State
-from runtime.containers.api import Attached, CommandNotStarted, Containers, LiveContainer
+from runtime.containers.api import Attached, CommandNotStarted, Containers, InitLink, LiveContainer
 from runtime.containers.ends import KILLED, exit_reason
 from runtime.containers.log import FILE_LIMIT_BYTES, open_files
 
@@ -151,8 +151,7 @@ class Lifecycle:
         live = self._runtime.get(entry.container_id)
         if entry.state is State.STARTING:
             if live is not None and entry.container_id not in self._unwanted:
-                await self._attend(entry, live, start_command=True)
-                await self._registry.move(entry, State.RUNNING)
+                await self._started_by_another(entry, live)
             else:
                 await self._not_started(entry, entry.kept.error_message or "its start was broken off")
         elif entry.state in (State.RUNNING, State.PAUSED) and live is None:
@@ -169,6 +168,15 @@ class Lifecycle:
             if entry.state is not State.DELETED:
                 await self.delete(entry)
             self._unwanted.discard(entry.container_id)
+
+    async def _started_by_another(self, entry: ContainerEntry, live: LiveContainer) -> None:
+        """An earlier node broke off between its start and what follows."""
+        try:
+            await self._attend(entry, live, start_command=True)
+        except InvalidValue as error:  # what its user asked for can't be had, however often it is tried
+            await self._not_started(entry, error.message)
+        else:
+            await self._registry.move(entry, State.RUNNING)
 
     def unsettled(self, entry: ContainerEntry) -> bool:
         """Whether `settle` has something to do. Nobody is at it where its lock is free."""
@@ -217,6 +225,7 @@ class Lifecycle:
         seen = await link.status()
         if seen.main_pid is None:
             if start_command:
+                await _make_folder(link, entry.spec.working_directory)
                 await self._start_command(entry, live)
         elif seen.main_exit is None:
             entry.command_running = True
@@ -344,6 +353,19 @@ async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
         await work
     except QuiltError as error:
         log.warning("%s: %s", name, error.message)
+
+
+async def _make_folder(link: InitLink, folder: str) -> None:
+    """Raises InvalidValue."""
+    if folder == "/":
+        return
+    try:
+        await link.make_folder(folder)
+    except CommandNotStarted as error:
+        raise InvalidValue(
+            f"the container can't begin in its {error}",
+            details={"fields": [{"field": "working_directory", "expected": "a folder that is there or can be made"}]},
+        ) from None
 
 
 def _remove_logs(folder: Path) -> None:

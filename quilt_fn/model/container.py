@@ -34,6 +34,7 @@ class ContainerCreate(Model):
     command: Command | None = None
     volumes: list[Attachment] = Field(default=[], max_length=32)
     working_directory: AbsolutePath = "/"
+    """Where its commands begin; made at a start where it is not there, by the container's root."""
     memory_limit_mb: int = Field(512, ge=16, le=1_048_576)
     cpu_limit_percent: int = Field(100, ge=1, le=100_000)
     pids_limit: int = Field(512, ge=4, le=32_768)

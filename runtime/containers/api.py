@@ -129,6 +129,12 @@ class InitLink(Protocol):
         """Start a command. Raises CommandNotStarted."""
         ...
 
+    async def make_folder(self, path: str) -> None:
+        """With those above it, by the container's root, where it is not there. Raises CommandNotStarted, where it is
+        no folder or can't be made.
+        """
+        ...
+
     async def kill(self, pid: int, signal: int) -> None:
         """One process of the container by its own number; -1 for all of them but init. Raises NotFound."""
         ...

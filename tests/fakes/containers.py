@@ -50,6 +50,11 @@ class FakeLink:
         self.live.main_pid, self.live.main_exit = 20 + len(self.live.mains), None
         return self.live.main_pid
 
+    async def make_folder(self, path: str) -> None:
+        self.live.folders.append(path)
+        if path.startswith("/etc/passwd/"):
+            raise CommandNotStarted(f"working directory {path}: Not a directory", 125)
+
     async def run(self, command: Command) -> Process:
         raise CommandNotStarted(f"{command.argv[0]}: No such file or directory", 127)
 
@@ -69,6 +74,7 @@ class FakeLive:
         self.link: FakeLink | None = FakeLink(self)
         self.on_main_exit: Callable[[int], None] = lambda _code: None
         self.mains: list[Command] = []
+        self.folders: list[str] = []
         self.main_pid: int | None = None
         self.main_exit: int | None = None
 

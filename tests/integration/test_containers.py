@@ -118,6 +118,30 @@ def test_its_command(machines: Machines) -> None:
     assert "no-such-command" in none["error_message"]
 
 
+def test_its_working_directory_is_made(live: Live, machines: Machines) -> None:
+    made = machines.new(working_directory="/srv/app/data", command=["sh", "-c", "pwd; echo kept > file"])
+    ctr = made["container_id"]
+    assert machines.sh(ctr, "pwd; stat -c '%U %a' .") == "/srv/app/data\nroot 755\n"
+    wait_for(lambda: machines.get(ctr)["exit_code"] == 0, "its command to have ended well")
+    machines.sh(ctr, "mv /srv/app /srv/old")
+    machines.ask(ctr, "stop", {"timeout_s": 0})
+    assert machines.begin(ctr, "start")["status"] == "succeeded"
+    assert machines.sh(ctr, "pwd; cat ../../old/data/file") == "/srv/app/data\nkept\n"
+
+
+def test_a_working_directory_that_cannot_be_made_refuses_the_container(live: Live, machines: Machines) -> None:
+    machines.new()
+    machines.delete_all()  # what is made once for a tenant is made
+    before = settled(live)
+    body = {"name": "nowhere", "working_directory": "/etc/passwd/x", "command": ["true"]}
+    refused = live.ask("POST", "/api/containers", body)
+    assert (refused.status, refused.code) == (422, "INVALID_VALUE")
+    assert "/etc/passwd/x: Not a directory" in refused.json()["error"]
+    assert refused.json()["details"]["fields"][0]["field"] == "working_directory"
+    assert live.ask("GET", "/api/containers/by-name/nowhere").status == 404
+    assert_nothing_left(live, before)
+
+
 def test_a_command_is_restarted(machines: Machines) -> None:
     ctr = machines.new(command=["sh", "-c", "echo . >> /root/starts; exit 1"], restart="on-failure")["container_id"]
     wait_for(lambda: machines.get(ctr)["restart_count"] >= 2, "two restarts")
