@@ -292,6 +292,7 @@ CONCERN = Concern(
     rules=(
         *commands.RULES,
         "A container stays alive when its command has ended: the exit code is recorded, and commands go on to work.",
+        "Its `working_directory` is made at a start where it is not there. A create is refused where it can't be made.",
         "Its writable layer outlives stop and start, and a restart of the platform.",
         "The host name follows a new name at the next start.",
     ),

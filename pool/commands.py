@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pool.quotas import check_fixed
 from quilt_fn.errors import ContainerNotRunning, InvalidValue
 from quilt_fn.model.container import OUTPUT_LIMIT_BYTES, ExecRequest, ExecResult, StreamRequest
+from quilt_fn.output_bytes import in_json
 from runtime.containers.api import Command, InitLink, LiveContainer
 from runtime.containers.exec import run_to_end
 from runtime.containers.pipes import Leftovers
@@ -36,9 +37,9 @@ class Places(Protocol):
     def working_directory(self, tenant_id: str, container_id: str) -> str: ...
 
 
-def link_of(places: Places, tenant_id: str, container_id: str) -> InitLink:
-    """Raises ContainerNotFound, ContainerNotRunning."""
-    link = places.running(tenant_id, container_id).link
+def link_of(live: LiveContainer) -> InitLink:
+    """Raises ContainerNotRunning."""
+    link = live.link
     if link is None:
         raise ContainerNotRunning(
             "the container's init is not connected at this moment", details={"state": "running"}, retry_after=1
@@ -81,22 +82,31 @@ class Commands:
         """Run to the end. Whatever the command did is an answer. Raises ContainerNotFound, ContainerNotRunning (also
         where the container ended meanwhile), InvalidValue (a command too long), QuotaExceeded.
         """
-        link = link_of(self._places, tenant_id, container_id)
+        if body.stdin is not None and body.stdin_data is not None:
+            raise InvalidValue("give stdin (text) or stdin_data (base64), not both")
+        stdin = _decoded(body.stdin_data) if body.stdin is None else body.stdin.encode()
+        live = self._places.running(tenant_id, container_id)
         command = self._command(tenant_id, container_id, body.command, body.environment, body.workdir, body.user)
         with self._one_more(tenant_id):
             done = await run_to_end(
-                link,
+                link_of(live),
+                live.memory,
                 command,
-                stdin=(body.stdin or "").encode(),
+                stdin=stdin,
                 timeout_s=body.timeout_ms / 1000,
                 limit_bytes=OUTPUT_LIMIT_BYTES,
                 leftovers=self._leftovers,
             )
+        stdout, stdout_b64 = in_json(done.stdout)
+        stderr, stderr_b64 = in_json(done.stderr)
         return ExecResult(
             container_id=container_id,
             exit_code=done.exit_code,
-            stdout=done.stdout.decode("utf-8", "replace"),
-            stderr=done.stderr.decode("utf-8", "replace"),
+            exit_reason=done.exit_reason,
+            stdout=stdout,
+            stderr=stderr,
+            stdout_b64=stdout_b64,
+            stderr_b64=stderr_b64,
             execution_time_ms=round(done.execution_time_ms, 3),
             timed_out=done.timed_out,
             truncated=done.truncated,
@@ -108,16 +118,12 @@ class Commands:
         """Frames as they come; see `runtime.containers.stream`. `stdin` follows `body.stdin_data`. Closing the iterator
         ends the command. Raises as `exec` does, before the first frame.
         """
-        try:
-            first = base64.b64decode(body.stdin_data or "", validate=True)
-        except ValueError:  # not base64, or not even ASCII
-            raise InvalidValue(
-                "stdin_data must be base64", details={"fields": [{"field": "stdin_data", "expected": "base64"}]}
-            ) from None
-        link = link_of(self._places, tenant_id, container_id)
+        first = _decoded(body.stdin_data)
+        live = self._places.running(tenant_id, container_id)
         folder = body.working_directory
         pieces = frames(
-            link,
+            link_of(live),
+            live.memory,
             container_id,
             self._command(tenant_id, container_id, body.command, body.environment, folder, body.user),
             stdin=_after(first, stdin),
@@ -136,6 +142,15 @@ class Commands:
 
     def close(self) -> None:
         self._leftovers.close()
+
+
+def _decoded(stdin_data: str | None) -> bytes:
+    try:
+        return base64.b64decode(stdin_data or "", validate=True)
+    except ValueError:  # not base64, or not even ASCII
+        raise InvalidValue(
+            "stdin_data must be base64", details={"fields": [{"field": "stdin_data", "expected": "base64"}]}
+        ) from None
 
 
 async def _after(first: bytes, rest: AsyncIterator[bytes] | None) -> AsyncIterator[bytes]:

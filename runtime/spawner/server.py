@@ -34,8 +34,8 @@ class Server:
         self.stopping = False
         self.refill: int | None = None
         self.node: socket.socket | None = None
-        self.requests: set[int] = set()
-        """Children that serve a request of the node that is connected."""
+        self.requests: dict[int, tuple[Any, str]] = {}
+        """Children that serve a request of the node that is connected: its id and operation."""
         self.takers: set[int] = set()
         """Those of them that take a network: when one has ended, another has to be made."""
         self.taken = False
@@ -122,7 +122,7 @@ class Server:
             return
         finally:
             protocol.close(fds)
-        self.requests.add(pid)
+        self.requests[pid] = (message.get("id"), str(message.get("op"))[:100])
         if message.get("op") in NETWORK_USERS:
             # The pool is filled up when it has ended: making namespaces beside it would cost it a third of its time.
             self.takers.add(pid)
@@ -166,12 +166,14 @@ class Server:
     def _reap(self) -> None:
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            self.requests.discard(pid)
+            request = self.requests.pop(pid, None)
+            if request is not None and status and self.node is not None:
+                _tell(self.node, died(*request, status))
             if pid == self.refill:
                 self.refill = None
                 if self.taken:
@@ -179,6 +181,16 @@ class Server:
             if pid in self.takers:
                 self.takers.discard(pid)
                 self._refill()
+
+
+def died(number: Any, op: str, status: int) -> dict[str, Any]:
+    """The answer to a request whose child ended with the wait status `status` and no success. Where it had answered
+    before it ended, the node passes over this one: it waits for that id no more.
+    """
+    code = os.waitstatus_to_exitcode(status)
+    how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
+    text = f"the spawner's process for `{op}` {how}; try again, and see the log and the machine's free memory"
+    return {"id": number, "ok": False, "error": text, "kind": "died", "details": {}}
 
 
 def _tell(node: socket.socket, message: dict[str, Any]) -> None:

@@ -130,7 +130,9 @@ def _remove(config: Config, tenant: str, volume: str) -> None:
         gone = folder.with_name(f".gone-{volume}-{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
             folder.rename(gone)
-    trees.remove(gone) if gone.exists() else None
+    # Also what a make or a drop of it has left whose process was killed.
+    for left in [*folder.parent.glob(f".gone-{volume}-*"), *folder.parent.glob(f".{volume}.*")]:
+        trees.remove(left)
 
 
 def stored(ops: Context, message: Message, fds: list[int]) -> Answer:

@@ -68,6 +68,15 @@ def test_exit_codes_of_exec(live: Live, container: str) -> None:
     assert quilt(live, "exec", "-e", "NOT_SET_ANYWHERE", container, "true").returncode == 2
 
 
+def test_exec_says_that_memory_ran_out(live: Live) -> None:
+    made = live.ok("POST", "/api/containers", {"name": "small", "memory_limit_mb": 64})
+    try:
+        done = quilt(live, "exec", "small", "python3", "-c", "a = []\nwhile True: a.append(bytearray(1 << 20))")
+    finally:
+        live.ok("DELETE", f"/api/containers/{made['container_id']}")
+    assert (done.returncode, b"memory ran out" in done.stderr) == (137, True), done
+
+
 def test_ctrl_c_at_exec_ends_the_command(live: Live, container: str, container_id: str) -> None:
     # Where these tests run in the background, the shell that started them lets its children ignore Ctrl-C.
     process = subprocess.Popen(
