@@ -235,7 +235,7 @@ CONCERN = Concern(
         Route("DELETE", FILE, remove, "204 for a file, a link or an empty folder", status=204,
               query=(Query("recursive", "a folder with all that is in it", "boolean"),)),
         Route("POST", VOLUME + "/archive", unpack,
-              "`{path, entries, bytes}` of a raw tar or tar.gz, unpacked as it comes", body=TAR, answers=Unpacked,
+              "`{path, entries, bytes}` of a raw tar or tar.gz: all of it is unpacked, or nothing", body=TAR, answers=Unpacked,
               query=(PATH, Query("strip_components", "folders to take off each name", "integer"))),
         Route("GET", VOLUME + "/archive", pack, "raw tar of a folder's contents, or of one file", answers=TAR,
               query=(PATH, Query("format", "tar or tar.gz"))),
@@ -245,7 +245,8 @@ CONCERN = Concern(
     rules=(
         "Paths are relative to the volume's top; `..` is refused, and links are followed within the volume only.",
         "A file takes its place in one step when it is whole and on disk; an upload that ends early changes nothing.",
-        "An archive's entries take their places one by one; what was unpacked before a failure stays.",
+        "An archive is unpacked as a whole or not at all: its entries take their places when it is at its end and valid.",
+        "Names of `.quilt-` and 20 hexadecimal digits are the platform's own: they are not shown, and may be removed.",
         "Archives hold folders, files and links; everything belongs to root and no entry may leave the volume.",
         "A volume with `size_limit_mb` is a filesystem of that size, its own bookkeeping included.",
         "Attached volumes can be neither deleted nor renamed: 409 VOLUME_ATTACHED names who has them.",

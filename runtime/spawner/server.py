@@ -16,7 +16,7 @@ import sys
 import traceback
 from typing import Any
 
-from runtime.spawner import machines, operations, protocol, wires
+from runtime.spawner import kernel, machines, operations, protocol, wires
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
@@ -34,8 +34,8 @@ class Server:
         self.stopping = False
         self.refill: int | None = None
         self.node: socket.socket | None = None
-        self.requests: set[int] = set()
-        """Children that serve a request of the node that is connected."""
+        self.requests: dict[int, tuple[Any, str]] = {}
+        """Children that serve a request of the node that is connected: its id and operation."""
         self.takers: set[int] = set()
         """Those of them that take a network: when one has ended, another has to be made."""
         self.taken = False
@@ -122,7 +122,7 @@ class Server:
             return
         finally:
             protocol.close(fds)
-        self.requests.add(pid)
+        self.requests[pid] = (message.get("id"), str(message.get("op"))[:100])
         if message.get("op") in NETWORK_USERS:
             # The pool is filled up when it has ended: making namespaces beside it would cost it a third of its time.
             self.takers.add(pid)
@@ -142,11 +142,16 @@ class Server:
             self.refill = self._child(self.networks.refill)
 
     def _child(self, work: Any) -> int:
+        spawner = os.getpid()
         pid = os.fork()
         if pid:
             return pid
         code = 1
         try:
+            # It holds the node's connection: where it outlived the spawner, the node would not see that die.
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != spawner:
+                os._exit(code)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
@@ -161,12 +166,14 @@ class Server:
     def _reap(self) -> None:
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            self.requests.discard(pid)
+            request = self.requests.pop(pid, None)
+            if request is not None and status and self.node is not None:
+                _tell(self.node, died(*request, status))
             if pid == self.refill:
                 self.refill = None
                 if self.taken:
@@ -174,6 +181,16 @@ class Server:
             if pid in self.takers:
                 self.takers.discard(pid)
                 self._refill()
+
+
+def died(number: Any, op: str, status: int) -> dict[str, Any]:
+    """The answer to a request whose child ended with the wait status `status` and no success. Where it had answered
+    before it ended, the node passes over this one: it waits for that id no more.
+    """
+    code = os.waitstatus_to_exitcode(status)
+    how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
+    text = f"the spawner's process for `{op}` {how}; try again, and see the log and the machine's free memory"
+    return {"id": number, "ok": False, "error": text, "kind": "died", "details": {}}
 
 
 def _tell(node: socket.socket, message: dict[str, Any]) -> None:
