@@ -146,7 +146,7 @@ async def _set_environment(ask: Ask, values: dict[str, Any], *, replace: bool) -
 
 
 async def logs(ask: Ask) -> web.StreamResponse:
-    """NDJSON, oldest first; with `follow` until the client leaves or the node goes."""
+    """NDJSON, oldest first; with `follow` until the command has ended, the client leaves or the node goes."""
     follow = ask.flag("follow")
     lines = ask.platform.containers.logs(
         ask.tenant_id, ask.path("container_id"), limit=ask.number("limit", LIST_MAX, 100_000), follow=follow
@@ -260,7 +260,8 @@ CONCERN = Concern(
         Route(
             "GET", ONE + "/logs", logs, "NDJSON lines `{t, stream, text}` of its own command",
             answers="application/x-ndjson", token=True,
-            query=(Query("limit", "the last so many", "integer"), Query("follow", "go on until you leave", "boolean")),
+            query=(Query("limit", "the last so many", "integer"), 
+                   Query("follow", "go on until its command has ended and does not come back by itself", "boolean")),
         ),
         Route("POST", ONE + "/start", start, "202; the operation's result is the record", answers=Accepted, status=202),
         Route("POST", ONE + "/resume", resume, "202; of a paused one", answers=Accepted, status=202),

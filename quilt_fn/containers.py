@@ -273,7 +273,7 @@ class Container:
 
     @both_items
     async def logs(self, *, follow: bool = False, limit: int | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        """Lines {t, stream, text} of its own command."""
+        """Lines {t, stream, text} of its own command. `follow`: until it has ended and does not come back by itself."""
         from quilt_fn.client import _query
 
         query = _query(follow="true" if follow else None, limit=limit)

@@ -10,6 +10,7 @@ import asyncio
 import builtins
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ class Lifecycle:
         """Why an init has ended, until it is written down."""
         self._unwanted: set[str] = set()
         """Those whose create failed, and which are to go as soon as that can be done."""
+        self._returning: Counter[str] = Counter()
+        """Those whose command has just ended, or their init: a task is at it, and may start them again."""
         runtime.on_gone(self._init_gone)
 
     # --- steps ----------------------------------------------------------------------------------------------------
@@ -194,7 +197,7 @@ class Lifecycle:
             await self.settle(entry)
             self._reasons.pop(entry.container_id, None)
             if self._comes_back(entry):
-                self.own(self._restart(entry), f"start {entry.container_id} again")
+                self._own_return(entry, self._restart(entry), "start again")
             return
         # What was paused or resumed when the last node died is made what its record says.
         self._up_since[entry.container_id] = self._clock.now()
@@ -265,7 +268,7 @@ class Lifecycle:
             for_memory = live is not None and live.memory.explains(code, before)
             entry.kept.exit_reason = exit_reason(code, for_memory)
             entry.kept.exit_code, entry.kept.exited_at = code, iso(self._clock.wall())
-        self.own(self._after_command(entry, code), f"after the command of {entry.container_id}")
+        self._own_return(entry, self._after_command(entry, code), "after the command")
 
     async def _after_command(self, entry: ContainerEntry, code: int) -> None:
         ctr = entry.container_id
@@ -289,13 +292,21 @@ class Lifecycle:
         self._in_a_row[ctr] = before + 1
         return policy.pause_before_restart(entry.spec.restart, code, before, ran_s)
 
+    def is_silent(self, entry: ContainerEntry) -> bool:
+        """Whether its command has ended, or there is none, and nothing but its user starts it again."""
+        if self._returning[entry.container_id]:
+            return False
+        if entry.state in (State.RUNNING, State.PAUSED):
+            return not entry.command_running
+        return entry.state in (State.EXITED, State.ERROR, State.DELETED)
+
     # --- its init -------------------------------------------------------------------------------------------------
 
     def _init_gone(self, container_id: str, reason: str) -> None:
         entry = self._registry.known(container_id)
         if entry is not None:
             self._reasons[container_id] = reason
-            self.own(self._after_init(entry), f"after the init of {container_id}")
+            self._own_return(entry, self._after_init(entry), "after the init")
 
     async def _after_init(self, entry: ContainerEntry) -> None:
         async with entry.lock:
@@ -335,6 +346,17 @@ class Lifecycle:
         for folder in self._logs.iterdir() if self._logs.is_dir() else ():
             if self._registry.known(folder.name) is None:
                 _remove_logs(folder)
+
+    def _own_return(self, entry: ContainerEntry, work: Coroutine[Any, Any, None], name: str) -> None:
+        ctr = entry.container_id
+        self._returning[ctr] += 1
+
+        def over(_task: object) -> None:
+            self._returning[ctr] -= 1
+            if not self._returning[ctr]:
+                del self._returning[ctr]
+
+        self.own(work, f"{ctr}: {name}").add_done_callback(over)
 
     def own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task that ends with this node; what it raises of ours is logged."""

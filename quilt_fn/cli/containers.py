@@ -237,11 +237,14 @@ def wait(name: str, state: str, timeout: float, as_json: bool) -> None:
 
 @containers.command("logs", short_help="Print what a container's own command wrote.")
 @click.argument("name")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what it writes, until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what it writes, until it has ended.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many lines, the newest.")
 @output.json_option
 def logs(name: str, follow: bool, limit: int | None, as_json: bool) -> None:
-    """Print what a container's own command wrote. With --json a JSON object for each line."""
+    """Print what a container's own command wrote. With --json a JSON object for each line.
+
+    --follow ends when the command has ended and no restart policy brings it back.
+    """
     for line in output.client().containers.get(name).logs(follow=follow, limit=limit):
         if as_json:
             click.echo(json.dumps(line, ensure_ascii=False))

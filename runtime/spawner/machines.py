@@ -25,6 +25,7 @@ from runtime.spawner import (
     processes,
     roots,
     sandbox,
+    staging,
     tenants,
     volume_mounts,
 )
@@ -74,6 +75,7 @@ class Machines(Context):
     ) -> Answer:  # fmt: skip
         folder = self.config.machine(ctr)
         folder.mkdir(parents=True, exist_ok=True)
+        staging.sweep(folder / "upper")
         base = tenants.base_id(self.config, tenant)
         try:
             guest = images.guest(self.config)
@@ -191,7 +193,9 @@ class Machines(Context):
         return {"processes": page, "last": 0}, []
 
     def unpack_into(self, message: Message, fds: list[int]) -> Answer:
-        """{container, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below `path` of one that runs."""
+        """{container, path, strip}, [pipe, whether it is whole] → {entries, bytes}: a tar or tar.gz below `path` of one
+        that runs.
+        """
         return container_archives.unpack(self._namespaces(message), message, fds), []
 
     def pack_from(self, message: Message, fds: list[int]) -> Answer:

@@ -16,7 +16,7 @@ import sys
 import traceback
 from typing import Any
 
-from runtime.spawner import machines, operations, protocol, wires
+from runtime.spawner import kernel, machines, operations, protocol, wires
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
@@ -142,11 +142,16 @@ class Server:
             self.refill = self._child(self.networks.refill)
 
     def _child(self, work: Any) -> int:
+        spawner = os.getpid()
         pid = os.fork()
         if pid:
             return pid
         code = 1
         try:
+            # It holds the node's connection: where it outlived the spawner, the node would not see that die.
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != spawner:
+                os._exit(code)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)

@@ -269,6 +269,47 @@ async def test_a_command_that_ends_as_it_starts_is_restarted(
     assert len(runtime.live[made.container_id].mains) == 2
 
 
+async def followed(service: ContainerService, container_id: str) -> None:
+    """Until the followed log ends."""
+    async with asyncio.timeout(10):
+        async for _ in service.logs(TENANT, container_id, limit=10, follow=True):
+            pass
+
+
+async def test_who_follows_a_log_is_let_go_when_its_command_has_ended(
+    service: ContainerService, runtime: FakeContainers
+) -> None:
+    await followed(service, (await new(service, "none")).container_id)
+    await followed(service, (await new(service, "missing", command=["missing"], restart="always")).container_id)
+    made = await new(service, command=["work"])
+    following = asyncio.create_task(followed(service, made.container_id))
+    done, _ = await asyncio.wait([following], timeout=0.5)
+    assert not done
+    runtime.live[made.container_id].end_main(0)
+    await following
+    await service.stop(TENANT, made.container_id, 0)
+    await followed(service, made.container_id)
+
+
+@pytest.mark.parametrize("end", ["stop", "delete"])
+async def test_who_follows_a_log_stays_while_its_command_comes_back(
+    service: ContainerService, runtime: FakeContainers, end: str
+) -> None:
+    made = await new(service, command=["work"], restart="always")
+    following = asyncio.create_task(followed(service, made.container_id))
+    runtime.live[made.container_id].end_main(1)
+    await until(service, made.container_id, lambda r: r.restart_count == 1)
+    runtime.die(made.container_id, "init_died")
+    await until(service, made.container_id, lambda r: r.restart_count == 2 and r.state is State.RUNNING)
+    done, _ = await asyncio.wait([following], timeout=0.5)
+    assert not done
+    if end == "stop":
+        await service.stop(TENANT, made.container_id, 0)
+    else:
+        await service.delete(TENANT, made.container_id)
+    await following
+
+
 async def test_its_working_directory_is_made_or_nothing_is(service: ContainerService, runtime: FakeContainers) -> None:
     made = await new(service, working_directory="/srv/app")
     live = runtime.live[made.container_id]

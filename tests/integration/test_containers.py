@@ -118,6 +118,15 @@ def test_its_command(machines: Machines) -> None:
     assert "no-such-command" in none["error_message"]
 
 
+def test_a_followed_log_ends_with_its_command(machines: Machines) -> None:
+    script = "echo one; sleep 1; echo two; echo three >&2; printf end"
+    ctr = machines.new(command=["sh", "-c", script])["container_id"]
+    for _ in range(2):  # while it runs, and afterwards
+        lines = machines.live.ask("GET", f"/api/containers/{ctr}/logs?follow=true").body.splitlines()
+        assert sorted(json.loads(line)["text"] for line in lines) == ["end", "one", "three", "two"]
+    assert machines.get(ctr)["exit_code"] == 0
+
+
 def test_its_working_directory_is_made(live: Live, machines: Machines) -> None:
     made = machines.new(working_directory="/srv/app/data", command=["sh", "-c", "pwd; echo kept > file"])
     ctr = made["container_id"]

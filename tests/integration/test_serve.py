@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -306,6 +307,22 @@ async def test_a_chatty_main_is_kept_within_its_limit_and_holds_nothing_up(serve
     assert sizes(tmp_path) <= 2 * 256 * 1024
     last = [line.text async for line in log.lines(3, follow=False)]
     assert last == ["line 59997", "line 59998", "line 59999"]
+    link.close()
+
+
+@pytest.mark.parametrize("size", [65_536, 1 << 20])
+async def test_who_is_told_of_the_end_finds_the_last_words(served: Served, tmp_path: Path, size: int) -> None:
+    link = served.link()
+    files = open_files(tmp_path)
+    await link.set_log(files, 8 << 20)
+    for fd in files:
+        os.close(fd)
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    link.on_main_exit = ended.set_result
+    script = f"import fcntl, os; fcntl.fcntl(1, 1031, {size}); os.write(1, b'x' * ({size} - 5) + b'\\nlast')"
+    await link.start_main(Command((sys.executable, "-c", script)))
+    lines = [line.text async for line in ContainerLog(tmp_path).lines(100, follow=True, ended=ended.done)]
+    assert (ended.result(), lines[-1], sum(map(len, lines))) == (0, "last", size - 1)
     link.close()
 
 

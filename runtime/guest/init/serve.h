@@ -94,6 +94,7 @@ void peers_tell_all(const struct answer *answer);
 /* capture.c: takes the read ends of the main command's stdout and stderr over. */
 void capture_files(const int files[2], off_t limit);
 void capture_source(int out, int err);
+void capture_last_words(void); /* what stands in the pipes now is in the files when this returns */
 size_t capture_poll(struct pollfd *polls);
 void capture_ready(const struct pollfd *poll);
 
