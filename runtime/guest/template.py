@@ -42,7 +42,7 @@ class Template:
         self.listener.bind(ADDRESS)
         self.listener.listen(4)
         self.node: socket.socket | None = None
-        self.program = lockdown.read_filter()
+        self.filter = lockdown.read_filter()
         self.loaded: dict[str, Any] | None = None
         self.handler: Any = None
         self.hooks: list[Callable[[], object]] = []
@@ -158,7 +158,7 @@ class Template:
         undumpable = audit.undumpable(own)
         self.files = audit.read_only_files(own)
         if shared:
-            lockdown.drop_everything(self.program)
+            lockdown.drop_everything(self.filter)
         gc.collect()
         gc.freeze()
         return {"ok": True, "ms": ms, "shared": _cut(shared), "undumpable": _cut(undumpable),
@@ -250,7 +250,7 @@ class Template:
         os.close(ready)
         if said != b"R":
             raise OSError(f"the instance's init did not start: {said[1:].decode(errors='replace')}")
-        lockdown.drop_everything(self.program)
+        lockdown.drop_everything(self.filter)
         self._serve(data, out, err)
 
     def become(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -259,7 +259,7 @@ class Template:
         """
         data, out, err = fds
         if self.loaded is not None and not self.loaded["shared"]:
-            lockdown.drop_everything(self.program)
+            lockdown.drop_everything(self.filter)
         os.close(self.listener.detach())
         self._hang_up()
         _child(lambda: self._serve(data, out, err))
