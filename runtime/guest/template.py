@@ -7,8 +7,10 @@ CRIU can dump it.
 
 from __future__ import annotations
 
+import _socket
 import array
 import gc
+import io
 import json
 import os
 import select
@@ -153,6 +155,8 @@ class Template:
             ssl.RAND_bytes(1)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+            if isinstance(stream, io.TextIOWrapper):  # a handler's `print` is in the log when it was made
+                stream.reconfigure(line_buffering=True)
         own = {0, 1, 2, self.listener.fileno()} | ({self.node.fileno()} if self.node else set())
         shared = audit.audit(own)
         undumpable = audit.undumpable(own)
@@ -268,8 +272,7 @@ class Template:
         for fd, number in ((out, 1), (err, 2)):
             os.dup2(fd, number)
             os.close(fd)
-        lockdown.limits()
-        instance.serve(socket.socket(fileno=data), self.handler, self.hooks)
+        instance.serve(_socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, data), self.handler, self.hooks)
 
     def _ended(self, pidfd: int) -> None:
         pid, init, name = self.children.pop(pidfd)
@@ -348,4 +351,5 @@ _ACTIONS: dict[str, Callable[[Template, dict[str, Any], list[int]], None]] = {
 
 
 def main() -> None:
+    lockdown.limits()  # the template's own, because its forks inherit them
     Template().run()
