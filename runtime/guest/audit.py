@@ -17,7 +17,6 @@ from __future__ import annotations
 import _thread
 import os
 import re
-import socket
 import sys
 
 from . import descriptors
@@ -188,6 +187,8 @@ def _why_undumpable(each: Descriptor) -> str | None:
 
 
 def _why_socket_undumpable(number: int) -> str | None:
+    import socket
+
     with descriptors.socket_of(number) as sock:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             if sock.type == socket.SOCK_STREAM:

@@ -10,11 +10,14 @@ import _socket
 import json
 import os
 import time
-from collections.abc import Callable
-from typing import Any
 
 from . import reseed, wire
 from .handler import StaticInfo, clean_traceback
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 RECEIVE = 16 * 1024
 """Small: for a large one the allocator maps fresh memory at each call, which costs more than the call."""

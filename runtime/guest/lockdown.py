@@ -8,8 +8,11 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-from collections.abc import Callable
-from typing import Any, cast
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x04000000, 0x08000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
@@ -30,7 +33,7 @@ def _function(name: str, *kinds: Any, gives: Any = ctypes.c_int) -> Callable[...
     """
     function = getattr(_libc, name)
     function.argtypes, function.restype = kinds, gives
-    return cast(Callable[..., int], function)
+    return function  # type: ignore[no-any-return]
 
 
 _text, _word = ctypes.c_char_p, ctypes.c_ulong
