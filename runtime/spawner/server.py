@@ -21,16 +21,18 @@ from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
 from runtime.spawner.protocol import Refused
+from runtime.spawner.waiting_criu import WaitingCriu
 
 NETWORK_USERS = ("boot", "restore", "start")
 REQUESTS_AT_ONCE = 256
 
 
 class Server:
-    def __init__(self, config: Config, groups: Cgroups, networks: Networks) -> None:
+    def __init__(self, config: Config, groups: Cgroups, networks: Networks, waiting: WaitingCriu) -> None:
         self.config = config
         self.groups = groups
         self.networks = networks
+        self.waiting = waiting
         self.stopping = False
         self.refill: int | None = None
         self.node: socket.socket | None = None
@@ -167,6 +169,7 @@ class Server:
             if pid == 0:
                 return
             self.requests.discard(pid)
+            self.waiting.ended(pid)
             if pid == self.refill:
                 self.refill = None
                 if self.taken:
