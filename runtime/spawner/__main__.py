@@ -4,6 +4,7 @@ behind.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -50,6 +51,8 @@ def main() -> int:
     waiting = WaitingCriu(config, checkpoint.RESTORE_ARGUMENTS)
     waiting.start()
     facts(config)  # what is looked up once is looked up now, and known to every child
+    gc.collect()
+    gc.freeze()  # no request's child looks at what is there by now: it would copy the page of each object
     _ready()
     try:
         Server(config, groups, networks, waiting).run(listener)

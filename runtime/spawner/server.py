@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -25,6 +26,10 @@ from runtime.spawner.waiting_criu import WaitingCriu
 
 NETWORK_USERS = ("boot", "restore", "start")
 REQUESTS_AT_ONCE = 256
+REFILL_DELAY_S = 0.02
+"""From the end of a request that took a network until another is made: beside the start that it is for, which goes on
+at the node and in the container, making one would take a third of a processor's time from it.
+"""
 
 
 class Server:
@@ -40,6 +45,7 @@ class Server:
         """Children that serve a request of the node that is connected."""
         self.takers: set[int] = set()
         """Those of them that take a network: when one has ended, another has to be made."""
+        self.refill_at: float | None = None
         self.taken = False
         """Whether a network was taken while the pool was being filled, so that it has to be looked at again."""
         self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -57,7 +63,7 @@ class Server:
         while not self.stopping:
             if self.node is not None:  # what is over the limit waits in the socket
                 poll.modify(self.node, select.POLLIN if len(self.requests) < REQUESTS_AT_ONCE else 0)
-            for fd, _ in poll.poll():
+            for fd, _ in poll.poll(self._until_refill_ms()):
                 if fd == self.wake_r:
                     os.read(self.wake_r, 4096)
                     self._reap()
@@ -65,6 +71,12 @@ class Server:
                     self._accept(listener, poll)
                 elif self.node is not None and fd == self.node.fileno():
                     self._serve(poll)
+            if self._until_refill_ms() == 0:
+                self.refill_at = None
+                self._refill()
+
+    def _until_refill_ms(self) -> float | None:
+        return None if self.refill_at is None else max(0.0, (self.refill_at - time.monotonic()) * 1e3)
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopping = True
@@ -126,7 +138,6 @@ class Server:
             protocol.close(fds)
         self.requests.add(pid)
         if message.get("op") in NETWORK_USERS:
-            # The pool is filled up when it has ended: making namespaces beside it would cost it a third of its time.
             self.takers.add(pid)
 
     def _keep(self, node: socket.socket, message: dict[str, Any]) -> None:
@@ -176,7 +187,7 @@ class Server:
                     self._refill()
             if pid in self.takers:
                 self.takers.discard(pid)
-                self._refill()
+                self.refill_at = self.refill_at or time.monotonic() + REFILL_DELAY_S
 
 
 def _tell(node: socket.socket, message: dict[str, Any]) -> None:
