@@ -103,5 +103,9 @@ RULES = (
     "folder, or no room for another process; the reason is on stderr.",
     "exec: at its time limit a command's process group gets SIGTERM, 2 s later SIGKILL; stdout and stderr are kept up "
     "to 1 MiB each. Its background children survive, and the answer does not wait for them.",
+    "exec: `stdout` and `stderr` are text. Where one is not UTF-8, all of its bytes are in `stdout_b64` or "
+    "`stderr_b64`, which is null otherwise. `stdin` is text too, `stdin_data` base64.",
+    "`exit_reason` says why a command ended: exited, signalled, out_of_memory (the container's memory ran out, and the "
+    "kernel killed it), timed_out, not_started.",
     "stream: a slow reader slows the command; a reader that leaves ends it.",
 )

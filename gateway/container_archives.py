@@ -36,8 +36,8 @@ async def pack(ask: Ask) -> web.StreamResponse:
 ROUTES = (
     Route(
         "POST", ARCHIVE, unpack,
-        "202 when the raw tar or tar.gz was taken; unpacked by the container's root; 409 where it does not run",
-        body=TAR, answers=Accepted, status=202,
+        "202 when the raw tar or tar.gz was taken; its root unpacks all of it or nothing; 409 where it does not run",
+        body=TAR, answers=Accepted, status=202, fills=True,
         query=(PATH, Query("strip_components", "folders to take off each name", "integer")),
     ),
     Route(

@@ -17,7 +17,7 @@ from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.lines import send_lines
 from gateway.operations import accepted
-from gateway.route import Concern, Query, Route
+from gateway.route import FULL, Concern, Query, Route
 from pool.api import Report
 from quilt_fn.errors import QuiltError
 from quilt_fn.model.common import Model
@@ -146,7 +146,7 @@ async def _set_environment(ask: Ask, values: dict[str, Any], *, replace: bool) -
 
 
 async def logs(ask: Ask) -> web.StreamResponse:
-    """NDJSON, oldest first; with `follow` until the client leaves or the node goes."""
+    """NDJSON, oldest first; with `follow` until the command has ended, the client leaves or the node goes."""
     follow = ask.flag("follow")
     lines = ask.platform.containers.logs(
         ask.tenant_id, ask.path("container_id"), limit=ask.number("limit", LIST_MAX, 100_000), follow=follow
@@ -238,7 +238,7 @@ CONCERN = Concern(
     (
         Route(
             "POST", "/api/containers", create, "record; running and evaluated when it answers",
-            body=ContainerCreate, answers=ContainerRecord, status=201,
+            body=ContainerCreate, answers=ContainerRecord, status=201, fills=True,
         ),
         Route(
             "GET", "/api/containers", list_, "`{containers, next_cursor}`, newest first",
@@ -260,13 +260,14 @@ CONCERN = Concern(
         Route(
             "GET", ONE + "/logs", logs, "NDJSON lines `{t, stream, text}` of its own command",
             answers="application/x-ndjson", token=True,
-            query=(Query("limit", "the last so many", "integer"), Query("follow", "go on until you leave", "boolean")),
+            query=(Query("limit", "the last so many", "integer"), 
+                   Query("follow", "go on until its command has ended and does not come back by itself", "boolean")),
         ),
         Route("POST", ONE + "/start", start, "202; the operation's result is the record", answers=Accepted, status=202),
         Route("POST", ONE + "/resume", resume, "202; of a paused one", answers=Accepted, status=202),
         Route(
             "POST", "/api/containers/batch", batch, "202; each item says what became of it", body=Batch,
-            answers=Accepted, status=202,
+            answers=Accepted, status=202, fills=True,
         ),
         Route("GET", ONE + "/metrics", metrics, "what it uses, beside its limits", answers=USAGE),
         Route("GET", ONE + "/processes", processes, "`{processes}`, by its own pids", answers={"processes": []}),
@@ -287,13 +288,15 @@ CONCERN = Concern(
         Route("DELETE", ONE, delete, "`{success, container_id}`; what runs is killed",
               answers={"success": True, "container_id": "ctr_…"}),
     ),
-    health=health.all_of(health.redis, health.spawner),
+    health=health.all_of(health.redis, health.spawner, health.disk),
     examples=examples.CONTAINERS,
     rules=(
         *commands.RULES,
         "A container stays alive when its command has ended: the exit code is recorded, and commands go on to work.",
+        "Its `working_directory` is made at a start where it is not there. A create is refused where it can't be made.",
         "Its writable layer outlives stop and start, and a restart of the platform.",
         "The host name follows a new name at the next start.",
+        FULL,
     ),
     states=("CONTAINER",),
 )  # fmt: skip

@@ -6,19 +6,17 @@ Not here: terminals (`pool.terminals`), the containers themselves. `Places` is w
 from __future__ import annotations
 
 import base64
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
-from pool.quotas import check_fixed
+from pool.quotas import AtOnce
 from quilt_fn.errors import ContainerNotRunning, InvalidValue
 from quilt_fn.model.container import OUTPUT_LIMIT_BYTES, ExecRequest, ExecResult, StreamRequest
+from quilt_fn.output_bytes import in_json
 from runtime.containers.api import Command, InitLink, LiveContainer
 from runtime.containers.exec import run_to_end
 from runtime.containers.pipes import Leftovers
 from runtime.containers.stream import frames
-from runtime.volumes.streams import closed
 
 RUNNING_MAX = 500
 """Of a tenant, on one node: for each the node holds up to 2 MiB of output, and three descriptors."""
@@ -36,9 +34,9 @@ class Places(Protocol):
     def working_directory(self, tenant_id: str, container_id: str) -> str: ...
 
 
-def link_of(places: Places, tenant_id: str, container_id: str) -> InitLink:
-    """Raises ContainerNotFound, ContainerNotRunning."""
-    link = places.running(tenant_id, container_id).link
+def link_of(live: LiveContainer) -> InitLink:
+    """Raises ContainerNotRunning."""
+    link = live.link
     if link is None:
         raise ContainerNotRunning(
             "the container's init is not connected at this moment", details={"state": "running"}, retry_after=1
@@ -52,19 +50,10 @@ class Commands:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._leftovers = Leftovers()
-        self._running: Counter[str] = Counter()
-
-    @contextmanager
-    def _one_more(self, tenant_id: str) -> Iterator[None]:
-        hint = "wait for some to end, or start long ones in the background of one command"
-        check_fixed("commands", RUNNING_MAX, self._running[tenant_id], "commands run", hint)
-        self._running[tenant_id] += 1
-        try:
-            yield
-        finally:
-            self._running[tenant_id] -= 1
-            if not self._running[tenant_id]:
-                del self._running[tenant_id]
+        self._running = AtOnce(
+            "commands", RUNNING_MAX, "commands run",
+            "wait for some to end, or start long ones in the background of one command",
+        )  # fmt: skip
 
     def _command(
         self, tenant_id: str, container_id: str, argv: list[str], environment: Mapping[str, str], folder: str | None,
@@ -81,22 +70,31 @@ class Commands:
         """Run to the end. Whatever the command did is an answer. Raises ContainerNotFound, ContainerNotRunning (also
         where the container ended meanwhile), InvalidValue (a command too long), QuotaExceeded.
         """
-        link = link_of(self._places, tenant_id, container_id)
+        if body.stdin is not None and body.stdin_data is not None:
+            raise InvalidValue("give stdin (text) or stdin_data (base64), not both")
+        stdin = _decoded(body.stdin_data) if body.stdin is None else body.stdin.encode()
+        live = self._places.running(tenant_id, container_id)
         command = self._command(tenant_id, container_id, body.command, body.environment, body.workdir, body.user)
-        with self._one_more(tenant_id):
+        with self._running.one_more(tenant_id):
             done = await run_to_end(
-                link,
+                link_of(live),
+                live.memory,
                 command,
-                stdin=(body.stdin or "").encode(),
+                stdin=stdin,
                 timeout_s=body.timeout_ms / 1000,
                 limit_bytes=OUTPUT_LIMIT_BYTES,
                 leftovers=self._leftovers,
             )
+        stdout, stdout_b64 = in_json(done.stdout)
+        stderr, stderr_b64 = in_json(done.stderr)
         return ExecResult(
             container_id=container_id,
             exit_code=done.exit_code,
-            stdout=done.stdout.decode("utf-8", "replace"),
-            stderr=done.stderr.decode("utf-8", "replace"),
+            exit_reason=done.exit_reason,
+            stdout=stdout,
+            stderr=stderr,
+            stdout_b64=stdout_b64,
+            stderr_b64=stderr_b64,
             execution_time_ms=round(done.execution_time_ms, 3),
             timed_out=done.timed_out,
             truncated=done.truncated,
@@ -108,34 +106,31 @@ class Commands:
         """Frames as they come; see `runtime.containers.stream`. `stdin` follows `body.stdin_data`. Closing the iterator
         ends the command. Raises as `exec` does, before the first frame.
         """
-        try:
-            first = base64.b64decode(body.stdin_data or "", validate=True)
-        except ValueError:  # not base64, or not even ASCII
-            raise InvalidValue(
-                "stdin_data must be base64", details={"fields": [{"field": "stdin_data", "expected": "base64"}]}
-            ) from None
-        link = link_of(self._places, tenant_id, container_id)
+        first = _decoded(body.stdin_data)
+        live = self._places.running(tenant_id, container_id)
         folder = body.working_directory
         pieces = frames(
-            link,
+            link_of(live),
+            live.memory,
             container_id,
             self._command(tenant_id, container_id, body.command, body.environment, folder, body.user),
             stdin=_after(first, stdin),
             timeout_s=None if body.timeout_ms is None else body.timeout_ms / 1000,
             leftovers=self._leftovers,
         )
-        return self._counted(tenant_id, pieces)
-
-    async def _counted(self, tenant_id: str, pieces: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-        with self._one_more(tenant_id):
-            try:
-                async for piece in pieces:
-                    yield piece
-            finally:
-                await closed(pieces)
+        return self._running.around(tenant_id, pieces)
 
     def close(self) -> None:
         self._leftovers.close()
+
+
+def _decoded(stdin_data: str | None) -> bytes:
+    try:
+        return base64.b64decode(stdin_data or "", validate=True)
+    except ValueError:  # not base64, or not even ASCII
+        raise InvalidValue(
+            "stdin_data must be base64", details={"fields": [{"field": "stdin_data", "expected": "base64"}]}
+        ) from None
 
 
 async def _after(first: bytes, rest: AsyncIterator[bytes] | None) -> AsyncIterator[bytes]:

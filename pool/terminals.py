@@ -36,7 +36,7 @@ class Terminals:
     async def create(self, tenant_id: str, body: TerminalCreate) -> TerminalRecord:
         """Raises ContainerNotFound, ContainerNotRunning; Conflict where the shell can't be started,
         QuotaExceeded."""
-        link = link_of(self._places, tenant_id, body.container_id)
+        link = link_of(self._places.running(tenant_id, body.container_id))
         used = len(self._sessions.of(tenant_id))
         hint = "end some with DELETE /api/terminal/sessions/<id>"
         check_fixed("terminal_sessions", SESSIONS_MAX, used, "terminal sessions are open", hint)

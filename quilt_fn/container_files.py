@@ -43,7 +43,7 @@ class ContainerFiles:
     async def unpack(self, archive: Content, path: str = "/", *, strip_components: int = 0) -> dict[str, Any]:
         """Unpack a tar or tar.gz below the folder `path`, as the container's root: {path, entries, bytes}.
 
-        Raises ContainerNotRunning, and what the unpacking failed with; what came before that stays.
+        Raises ContainerNotRunning, and what the unpacking failed with, of which nothing was unpacked then.
         """
         from quilt_fn.client import _query
         from quilt_fn.containers import ended

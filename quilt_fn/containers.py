@@ -129,15 +129,20 @@ class Container:
     @both
     async def exec(
         self, *command: str, workdir: str | None = None, environment: Mapping[str, str] | None = None,
-        stdin: str | None = None, user: str | None = None, timeout_s: float = 30.0,
+        stdin: str | bytes | None = None, user: str | None = None, timeout_s: float = 30.0,
     ) -> ExecResult:  # fmt: skip
-        """Run a command to its end; a failing one is a result too, `exit_code` says so. Output up to 1 MiB each.
+        """Run a command to its end; a failing one is a result too, `exit_code` says so. Output up to 1 MiB each: as
+        text in `stdout` and `stderr`, exactly in `stdout_bytes` and `stderr_bytes`.
 
         Raises ContainerNotRunning.
         """
         from quilt_fn.model.container import ExecResult
 
-        asked = {"workdir": workdir, "environment": dict(environment or {}), "stdin": stdin, "user": user}
+        asked = {"workdir": workdir, "environment": dict(environment or {}), "user": user}
+        if isinstance(stdin, bytes):
+            asked["stdin_data"] = base64.b64encode(stdin).decode()
+        else:
+            asked["stdin"] = stdin
         answer = await self._client._json(
             "POST", _at(self.id, "exec"),
             {"command": list(command), "timeout_ms": max(1, round(timeout_s * 1000)), **_given(asked)},
@@ -268,7 +273,7 @@ class Container:
 
     @both_items
     async def logs(self, *, follow: bool = False, limit: int | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        """Lines {t, stream, text} of its own command."""
+        """Lines {t, stream, text} of its own command. `follow`: until it has ended and does not come back by itself."""
         from quilt_fn.client import _query
 
         query = _query(follow="true" if follow else None, limit=limit)

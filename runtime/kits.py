@@ -15,7 +15,7 @@ from typing import Any
 
 from quilt_fn.errors import SpawnerError
 from quilt_fn.model.common import new_id
-from runtime.spawner_client import SpawnerClient
+from runtime.spawner_client import SpawnerClient, SpawnerFailed
 
 REFILL_DELAY_S = 0.02
 """The stock is filled when the start that took from it is through: making a kit would take its processor."""
@@ -133,6 +133,10 @@ class KitStock:
                 if not future.done():
                     future.set_exception(error)
                     count -= 1
+            if isinstance(error, SpawnerFailed) and error.kind == "died":  # some of them may have been made
+                for name in names:
+                    with contextlib.suppress(SpawnerError):
+                        await end(self._spawner, name)
             return
         self._making -= count
         size = 2 + int(answer["doors"])

@@ -19,6 +19,9 @@ from runtime.spawner import protocol
 RECONNECT_S = 0.05
 REQUEST_TIMEOUT_S = 120.0
 LAYER_TIMEOUT_S = 1000.0
+ENDS = frozenset({"delete", "end", "kill", "halt", "remove", "forget", "volume_drop", "volume_discard"})
+"""Idempotent, and what they end is known to nobody afterwards: asked again where their process was killed."""
+END_TRIES = 3
 
 
 class SpawnerFailed(SpawnerError):
@@ -137,14 +140,32 @@ class SpawnerClient:
         **fields: Any,
     ) -> tuple[dict[str, Any], list[int]]:
         """The answer and its descriptors, which are the caller's to close. Raises SpawnerFailed, SpawnerError."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        tries_left = END_TRIES if op in ENDS else 1
+        while True:
+            try:
+                return await self._request(op, fds or [], progress, timeout_s, deadline, fields)
+            except SpawnerFailed as error:
+                tries_left -= 1
+                if error.kind != "died" or not tries_left:
+                    raise
+
+    async def _request(
+        self,
+        op: str,
+        fds: list[int],
+        progress: Callable[[str], None] | None,
+        timeout_s: float,
+        deadline: float,
+        fields: dict[str, Any],
+    ) -> tuple[dict[str, Any], list[int]]:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
         self._number += 1
         number = self._number
         future: asyncio.Future[tuple[dict[str, Any], list[int]]] = loop.create_future()
         try:
             async with asyncio.timeout_at(deadline):
-                await self._send({"id": number, "op": op, **fields}, fds or [], number, future, progress)
+                await self._send({"id": number, "op": op, **fields}, fds, number, future, progress)
                 return await future
         except (TimeoutError, asyncio.CancelledError) as error:
             if future.done() and not future.cancelled() and future.exception() is None:

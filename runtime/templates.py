@@ -17,7 +17,7 @@ from quilt_fn.errors import BuildFailed, SpawnerError
 from quilt_fn.model.common import new_id
 from quilt_fn.states import StartKind
 from runtime.api import VersionSpec
-from runtime.spawner_client import SpawnerClient
+from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.template_link import ForkFailed, TemplateGone, TemplateLink
 
 LOAD_TIMEOUT_S = 300.0
@@ -105,11 +105,17 @@ def limits(spec: VersionSpec) -> dict[str, Any]:
 async def _made(spawner: SpawnerClient, op: str, name: str, **fields: Any) -> list[int]:
     """The descriptors of the container `name`. Raises SpawnerError.
 
-    Where the caller is cancelled, what the spawner is making is waited for and deleted: nobody would know of it.
+    Where the caller is cancelled, what the spawner is making is waited for and deleted: nobody would know of it. So is
+    what its child had half made when it was killed.
     """
     making = asyncio.create_task(spawner.request(op, container=name, **fields), name=f"{op} {name}")
     try:
         return (await asyncio.shield(making))[1]
+    except SpawnerFailed as error:
+        if error.kind == "died":
+            with contextlib.suppress(SpawnerError):
+                await spawner.request("delete", container=name)
+        raise
     except asyncio.CancelledError:
         with contextlib.suppress(SpawnerError):
             for fd in (await making)[1]:

@@ -10,6 +10,7 @@ import asyncio
 import builtins
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,14 @@ from pool.clock import Clock, iso
 from pool.containers import policy
 from pool.containers.entry import ContainerEntry, main_command, runtime_spec
 from pool.containers.registry import ContainerRegistry
-from quilt_fn.errors import ContainerBroken, ContainerNotRunning, QuiltError
+from quilt_fn.errors import ContainerBroken, ContainerNotRunning, InvalidValue, QuiltError
 from quilt_fn.states import ContainerState as State
-from runtime.containers.api import Attached, CommandNotStarted, Containers, LiveContainer
+from runtime.containers.api import Attached, CommandNotStarted, Containers, InitLink, LiveContainer
+from runtime.containers.ends import KILLED, exit_reason
 from runtime.containers.log import FILE_LIMIT_BYTES, open_files
 
 log = logging.getLogger(__name__)
 
-KILLED = 137
 SETTLED = (State.CREATED, State.RUNNING, State.PAUSED, State.EXITED, State.ERROR)
 
 
@@ -45,11 +46,14 @@ class Lifecycle:
         self._tasks: set[asyncio.Task[None]] = set()
         self._up_since: dict[str, float] = {}
         self._in_a_row: dict[str, int] = {}
-        self._memory_kills: dict[str, int] = {}
+        self._kills_before: dict[str, int] = {}
+        """What the kernel had killed for memory in a container when its command began."""
         self._reasons: dict[str, str] = {}
         """Why an init has ended, until it is written down."""
         self._unwanted: set[str] = set()
         """Those whose create failed, and which are to go as soon as that can be done."""
+        self._returning: Counter[str] = Counter()
+        """Those whose command has just ended, or their init: a task is at it, and may start them again."""
         runtime.on_gone(self._init_gone)
 
     # --- steps ----------------------------------------------------------------------------------------------------
@@ -70,7 +74,7 @@ class Lifecycle:
             live = await self._runtime.start(runtime_spec(entry))
             kept.exit_code = kept.exit_reason = kept.error_message = kept.exited_at = None
             kept.started_at, kept.address = iso(self._clock.wall()), live.address
-            self._memory_kills[entry.container_id] = 0
+            self._kills_before[entry.container_id] = 0
             self._up_since[entry.container_id] = self._clock.now()
             await self._attend(entry, live, start_command=True)
             await self._registry.move(entry, State.RUNNING)
@@ -134,7 +138,7 @@ class Lifecycle:
         await self._runtime.delete(entry.container_id)
         await asyncio.to_thread(_remove_logs, self.log_folder(entry.container_id))
         await self._registry.delete(entry)
-        for table in (self._up_since, self._in_a_row, self._memory_kills, self._reasons):
+        for table in (self._up_since, self._in_a_row, self._kills_before, self._reasons):
             table.pop(entry.container_id, None)
 
     async def undo(self, entry: ContainerEntry) -> None:
@@ -150,8 +154,7 @@ class Lifecycle:
         live = self._runtime.get(entry.container_id)
         if entry.state is State.STARTING:
             if live is not None and entry.container_id not in self._unwanted:
-                await self._attend(entry, live, start_command=True)
-                await self._registry.move(entry, State.RUNNING)
+                await self._started_by_another(entry, live)
             else:
                 await self._not_started(entry, entry.kept.error_message or "its start was broken off")
         elif entry.state in (State.RUNNING, State.PAUSED) and live is None:
@@ -169,6 +172,15 @@ class Lifecycle:
                 await self.delete(entry)
             self._unwanted.discard(entry.container_id)
 
+    async def _started_by_another(self, entry: ContainerEntry, live: LiveContainer) -> None:
+        """An earlier node broke off between its start and what follows."""
+        try:
+            await self._attend(entry, live, start_command=True)
+        except InvalidValue as error:  # what its user asked for can't be had, however often it is tried
+            await self._not_started(entry, error.message)
+        else:
+            await self._registry.move(entry, State.RUNNING)
+
     def unsettled(self, entry: ContainerEntry) -> bool:
         """Whether `settle` has something to do. Nobody is at it where its lock is free."""
         if entry.state not in SETTLED or entry.container_id in self._unwanted:
@@ -185,7 +197,7 @@ class Lifecycle:
             await self.settle(entry)
             self._reasons.pop(entry.container_id, None)
             if self._comes_back(entry):
-                self.own(self._restart(entry), f"start {entry.container_id} again")
+                self._own_return(entry, self._restart(entry), "start again")
             return
         # What was paused or resumed when the last node died is made what its record says.
         self._up_since[entry.container_id] = self._clock.now()
@@ -216,9 +228,11 @@ class Lifecycle:
         seen = await link.status()
         if seen.main_pid is None:
             if start_command:
+                await _make_folder(link, entry.spec.working_directory)
                 await self._start_command(entry, live)
         elif seen.main_exit is None:
             entry.command_running = True
+            self._kills_before.setdefault(entry.container_id, live.memory.seen())
         else:  # while nobody listened, or before: it may have to come back
             entry.command_running = True
             self._command_ended(entry, seen.main_exit)
@@ -231,6 +245,7 @@ class Lifecycle:
         # Before it is asked for: its end may be told in the same breath as its start.
         entry.command_running = True
         self._up_since[entry.container_id] = self._clock.now()
+        self._kills_before[entry.container_id] = live.memory.seen()
         try:
             await live.link.start_main(command)
         except CommandNotStarted as error:
@@ -246,25 +261,17 @@ class Lifecycle:
         if not entry.command_running:
             return
         entry.command_running = False
-        if code != KILLED:
-            self._note_end(entry, code, False)
-        self.own(self._after_command(entry, code), f"after the command of {entry.container_id}")
-
-    def _note_end(self, entry: ContainerEntry, code: int, memory_kills: bool) -> None:
-        """Code and reason at once: nobody sees one without the other."""
-        entry.kept.exit_code, entry.kept.exit_reason = code, policy.exit_reason(code, memory_kills)
-        entry.kept.exited_at = iso(self._clock.wall())
+        live = self._runtime.get(entry.container_id)
+        # Where the container is being ended, or has, its own end says why its command was killed.
+        if code != KILLED or (live is not None and entry.state is not State.STOPPING):
+            before = self._kills_before.get(entry.container_id, 0)
+            for_memory = live is not None and live.memory.explains(code, before)
+            entry.kept.exit_reason = exit_reason(code, for_memory)
+            entry.kept.exit_code, entry.kept.exited_at = code, iso(self._clock.wall())
+        self._own_return(entry, self._after_command(entry, code), "after the command")
 
     async def _after_command(self, entry: ContainerEntry, code: int) -> None:
         ctr = entry.container_id
-        if code == KILLED:
-            before = self._memory_kills.get(ctr, 0)
-            try:
-                self._memory_kills[ctr] = int((await self._runtime.usage(ctr))["oom_kills"])
-            except QuiltError as error:  # it is ending: its own end says why
-                log.info("container %s: how its command was killed can't be told: %s", entry.name, error.message)
-            if not entry.command_running and entry.kept.exit_code is None:
-                self._note_end(entry, code, self._memory_kills.get(ctr, 0) > before)
         if entry.state in (State.RUNNING, State.PAUSED):
             await self._registry.move(entry, None)
         pause = self._pause(entry, code)
@@ -285,13 +292,21 @@ class Lifecycle:
         self._in_a_row[ctr] = before + 1
         return policy.pause_before_restart(entry.spec.restart, code, before, ran_s)
 
+    def is_silent(self, entry: ContainerEntry) -> bool:
+        """Whether its command has ended, or there is none, and nothing but its user starts it again."""
+        if self._returning[entry.container_id]:
+            return False
+        if entry.state in (State.RUNNING, State.PAUSED):
+            return not entry.command_running
+        return entry.state in (State.EXITED, State.ERROR, State.DELETED)
+
     # --- its init -------------------------------------------------------------------------------------------------
 
     def _init_gone(self, container_id: str, reason: str) -> None:
         entry = self._registry.known(container_id)
         if entry is not None:
             self._reasons[container_id] = reason
-            self.own(self._after_init(entry), f"after the init of {container_id}")
+            self._own_return(entry, self._after_init(entry), "after the init")
 
     async def _after_init(self, entry: ContainerEntry) -> None:
         async with entry.lock:
@@ -332,6 +347,17 @@ class Lifecycle:
             if self._registry.known(folder.name) is None:
                 _remove_logs(folder)
 
+    def _own_return(self, entry: ContainerEntry, work: Coroutine[Any, Any, None], name: str) -> None:
+        ctr = entry.container_id
+        self._returning[ctr] += 1
+
+        def over(_task: object) -> None:
+            self._returning[ctr] -= 1
+            if not self._returning[ctr]:
+                del self._returning[ctr]
+
+        self.own(work, f"{ctr}: {name}").add_done_callback(over)
+
     def own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task that ends with this node; what it raises of ours is logged."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(_logged(work, name), name=name)
@@ -349,6 +375,19 @@ async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
         await work
     except QuiltError as error:
         log.warning("%s: %s", name, error.message)
+
+
+async def _make_folder(link: InitLink, folder: str) -> None:
+    """Raises InvalidValue."""
+    if folder == "/":
+        return
+    try:
+        await link.make_folder(folder)
+    except CommandNotStarted as error:
+        raise InvalidValue(
+            f"the container can't begin in its {error}",
+            details={"fields": [{"field": "working_directory", "expected": "a folder that is there or can be made"}]},
+        ) from None
 
 
 def _remove_logs(folder: Path) -> None:

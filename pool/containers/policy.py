@@ -40,10 +40,3 @@ def comes_back(restart: Restart, exit_reason: str | None) -> bool:
 def expired(expires_at: float | None, now: float) -> bool:
     """Whether its time to live is over; both in epoch seconds."""
     return expires_at is not None and expires_at <= now
-
-
-def exit_reason(exit_code: int, memory_kills: bool) -> str:
-    """`exited`, `signalled` or `out_of_memory`: a SIGKILL while the container's memory ran out is the kernel's."""
-    if exit_code == 137 and memory_kills:
-        return "out_of_memory"
-    return "signalled" if exit_code > 128 else "exited"

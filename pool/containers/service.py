@@ -129,9 +129,12 @@ class ContainerService:
     async def logs(
         self, tenant_id: str, container_id: str, *, limit: int, follow: bool
     ) -> AsyncIterator[dict[str, Any]]:
-        """Lines {t, stream, text} of its own command, oldest first; with `follow` it goes on until closed."""
-        self._registry.get(tenant_id, container_id)
-        async for line in ContainerLog(self.log_folder(container_id)).lines(limit, follow=follow):
+        """Lines {t, stream, text} of its own command, oldest first; with `follow` it goes on until closed, or until the
+        command has ended and does not come back by itself.
+        """
+        entry = self._registry.get(tenant_id, container_id)
+        log = ContainerLog(self.log_folder(container_id))
+        async for line in log.lines(limit, follow=follow, ended=lambda: self._lifecycle.is_silent(entry)):
             yield {"t": line.t, "stream": line.stream, "text": line.text}
 
     def _needs_life(self, tenant_id: str, container_id: str) -> ContainerEntry:

@@ -44,7 +44,7 @@ def _pairs(_ctx: click.Context, _option: click.Parameter, given: Sequence[str]) 
 @click.option("--env", "-e", "environment", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="For commands.")
 @click.option("--label", "labels", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="May be given again.")
 @click.option("--volume", "-v", "volumes", multiple=True, metavar="VOLUME:TARGET[:ro]", help="May be given again.")
-@click.option("--workdir", "-w", help="Where its own command starts.")
+@click.option("--workdir", "-w", help="Where its commands begin; made where it is not there.")
 @click.option("--network", type=click.Choice(["bridge", "none"]), default="bridge", show_default=True, help="Or alone.")
 @click.option("--strict", is_flag=True, help="No capabilities at all, umask 077.")
 @click.option("--ttl", type=float, metavar="SECONDS", help="Delete it after so long.")
@@ -237,11 +237,14 @@ def wait(name: str, state: str, timeout: float, as_json: bool) -> None:
 
 @containers.command("logs", short_help="Print what a container's own command wrote.")
 @click.argument("name")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what it writes, until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what it writes, until it has ended.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many lines, the newest.")
 @output.json_option
 def logs(name: str, follow: bool, limit: int | None, as_json: bool) -> None:
-    """Print what a container's own command wrote. With --json a JSON object for each line."""
+    """Print what a container's own command wrote. With --json a JSON object for each line.
+
+    --follow ends when the command has ended and no restart policy brings it back.
+    """
     for line in output.client().containers.get(name).logs(follow=follow, limit=limit):
         if as_json:
             click.echo(json.dumps(line, ensure_ascii=False))

@@ -100,6 +100,9 @@ async def _run(name: str, body: dict[str, Any]) -> int:
                     _write(1 if kind == "stdout" else 2, base64.b64decode(frame["data_b64"]))
                 elif kind == "exit":
                     code = int(frame["code"])
+                    if frame.get("exit_reason") == "out_of_memory":
+                        click.echo("quilt: the container's memory ran out, and the command was killed for it", err=True)
+                        click.echo(f"hint: quilt containers resize {name} --memory-mb …", err=True)
                 elif kind in ("error", "timeout"):
                     timed_out = timed_out or kind == "timeout"
                     click.echo(f"quilt: {frame['message']}", err=True)

@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from quilt_fn.model.common import Attachment, Labels, Model, Record
 from quilt_fn.model.function import Environment, Name, _environment_size
+from quilt_fn.output_bytes import from_json
 from quilt_fn.states import ContainerState
 
 Argument = Annotated[str, StringConstraints(max_length=131_072, pattern=r"^[^\x00]*$")]
@@ -33,6 +34,7 @@ class ContainerCreate(Model):
     command: Command | None = None
     volumes: list[Attachment] = Field(default=[], max_length=32)
     working_directory: AbsolutePath = "/"
+    """Where its commands begin; made at a start where it is not there, by the container's root."""
     memory_limit_mb: int = Field(512, ge=16, le=1_048_576)
     cpu_limit_percent: int = Field(100, ge=1, le=100_000)
     pids_limit: int = Field(512, ge=4, le=32_768)
@@ -106,23 +108,40 @@ class ExecRequest(Model):
     timeout_ms: int = Field(EXEC_TIMEOUT_MS, ge=1, le=EXEC_TIMEOUT_MAX_MS)
     environment: Environment = {}
     stdin: str | None = None
+    stdin_data: str | None = None
+    """Base64, for input that is no text; instead of `stdin`."""
     user: User | None = None
 
     _environment_size = field_validator("environment")(_environment_size)
 
 
 class ExecResult(Record):
-    """`stdout` and `stderr` hold at most 1 MiB each, bytes that are not UTF-8 replaced; `truncated` says whether more
-    came. `exit_code` is 128 + signal where a signal ended the command.
+    """`stdout` and `stderr` hold at most 1 MiB each; `truncated` says whether more came. Where one is not UTF-8, its
+    text has U+FFFD for what is not, and `stdout_b64` or `stderr_b64` has all of its bytes; else that is null.
+    `exit_code` is 128 + signal where a signal ended the command. `exit_reason` tells apart `exited`, `signalled`,
+    `out_of_memory` (the container's memory ran out, and the kernel killed the command), `timed_out`, `not_started`.
     """
 
     container_id: str
     exit_code: int
+    exit_reason: str
     stdout: str
     stderr: str
+    stdout_b64: str | None = None
+    stderr_b64: str | None = None
     execution_time_ms: float
     timed_out: bool
     truncated: bool
+
+    @property
+    def stdout_bytes(self) -> bytes:
+        """Exactly what it wrote."""
+        return from_json(self.stdout, self.stdout_b64)
+
+    @property
+    def stderr_bytes(self) -> bytes:
+        """Exactly what it wrote."""
+        return from_json(self.stderr, self.stderr_b64)
 
 
 class StreamRequest(Model):

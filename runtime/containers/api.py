@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from runtime.containers.ends import MemoryKills
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,12 @@ class InitLink(Protocol):
         """Start a command. Raises CommandNotStarted."""
         ...
 
+    async def make_folder(self, path: str) -> None:
+        """With those above it, by the container's root, where it is not there. Raises CommandNotStarted, where it is
+        no folder or can't be made.
+        """
+        ...
+
     async def kill(self, pid: int, signal: int) -> None:
         """One process of the container by its own number; -1 for all of them but init. Raises NotFound."""
         ...
@@ -142,6 +151,7 @@ class LiveContainer(Protocol):
     """Of its init, as this machine counts."""
     address: str | None
     started_at: float
+    memory: MemoryKills
     on_main_exit: Callable[[int], None]
 
     @property

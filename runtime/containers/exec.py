@@ -12,7 +12,9 @@ import time
 from dataclasses import dataclass
 
 from quilt_fn.errors import ContainerNotRunning, Unavailable
+from quilt_fn.output_bytes import drop_cut_character
 from runtime.containers.api import Command, CommandNotStarted, InitLink, Process
+from runtime.containers.ends import MemoryKills, exit_reason
 from runtime.containers.pipes import PIECE_BYTES, Leftovers, Sink, Source, make_roomy
 
 GRACE_S = 2.0
@@ -24,9 +26,10 @@ BEYOND_LIMIT_PAUSE_S = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """`exit_code` is 128 + signal where one ended the command. Times in ms."""
+    """`exit_code` is 128 + signal where one ended the command; `exit_reason` as in model.container.ExecResult."""
 
     exit_code: int
+    exit_reason: str
     stdout: bytes
     stderr: bytes
     execution_time_ms: float
@@ -35,19 +38,21 @@ class Completed:
 
 
 async def run_to_end(
-    link: InitLink, command: Command, *, stdin: bytes, timeout_s: float, limit_bytes: int, leftovers: Leftovers
-) -> Completed:
+    link: InitLink, memory: MemoryKills, command: Command, *, stdin: bytes, timeout_s: float, limit_bytes: int,
+    leftovers: Leftovers,
+) -> Completed:  # fmt: skip
     """Run `command` and wait for its end: SIGTERM to its process group after `timeout_s`, SIGKILL 2 s later.
 
     A command that could not be started is told as a shell does: its exit code 125, 126 or 127, the reason on stderr.
     Raises ContainerNotRunning when the container ends first. Cancelled, it ends the command.
     """
     began = time.perf_counter()
+    kills_before = memory.seen()
     try:
         process = await link.run(command)
     except CommandNotStarted as error:
         took_ms = (time.perf_counter() - began) * 1000
-        return Completed(error.exit_code, b"", f"quilt: {error}\n".encode(), took_ms, False, False)
+        return Completed(error.exit_code, "not_started", b"", f"quilt: {error}\n".encode(), took_ms, False, False)
     assert process.stderr is not None
     sources = Source(process.stdout), Source(process.stderr)
     outputs = [_Output(source, limit_bytes) for source in sources]
@@ -71,6 +76,7 @@ async def run_to_end(
             leftovers.keep(source)
     return Completed(
         code,
+        exit_reason(code, memory.explains(code, kills_before), timed_out),
         bytes(outputs[0].data),
         bytes(outputs[1].data),
         (time.perf_counter() - began) * 1000,
@@ -139,3 +145,5 @@ class _Output:
                 self.truncated = True
                 make_roomy(self._source.fd)
             await asyncio.sleep(BEYOND_LIMIT_PAUSE_S)
+        if self.truncated:
+            drop_cut_character(self.data)

@@ -58,7 +58,7 @@ class Step(IntEnum):
     MESSAGE = 6
 
 
-RUN_TTY, RUN_MAIN, KILL_GROUP = 1, 2, 1
+RUN_TTY, RUN_MAIN, RUN_FOLDER, KILL_GROUP = 1, 2, 4, 1
 
 
 def exit_code(status: int) -> int:
@@ -133,6 +133,11 @@ class InitLink:
         if process is None:
             raise InternalError("init started a command and gave no way to speak to it")
         return process
+
+    async def make_folder(self, path: str) -> None:
+        process = (await self._start(Command(("mkdir",), working_directory=path), RUN_FOLDER))[1]
+        if process is not None and process.stderr is not None:
+            _close([process.stdin, process.stdout, process.stderr])
 
     async def kill(self, pid: int, signal: int) -> None:
         await self._done(Op.KILL, a=pid, b=signal)

@@ -14,11 +14,13 @@ import time
 from collections.abc import Awaitable, Callable
 
 from quilt_fn.errors import QuiltError
+from runtime.containers.ends import MemoryKills, count_in
 from runtime.containers.link import InitLink
 
 log = logging.getLogger(__name__)
 
 REJOIN_PAUSE_S = 0.2
+EVENTS_BYTES = 1024
 
 
 class Live:
@@ -29,7 +31,7 @@ class Live:
     """
 
     def __init__(
-        self, container_id: str, tenant_id: str, pid: int, address: str | None, control: int, pidfd: int, gauge: int,
+        self, container_id: str, tenant_id: str, pid: int, address: str | None, control: int, pidfd: int, events: int,
         rejoin: Callable[[], Awaitable[socket.socket]], on_gone: Callable[[Live], None],
     ) -> None:  # fmt: skip
         self.container_id = container_id
@@ -37,10 +39,11 @@ class Live:
         self.pid = pid
         self.address = address
         self.started_at = time.time()
+        self.memory = MemoryKills(self._memory_kills)
         self.link: InitLink | None = None
         self.on_main_exit: Callable[[int], None] = lambda _code: None
         self._pidfd = pidfd
-        self._gauge = gauge
+        self._events = events
         self._rejoin = rejoin
         self._on_gone = on_gone
         self._ended = asyncio.Event()
@@ -60,10 +63,9 @@ class Live:
                 await self._ended.wait()
         return self._ended.is_set()
 
-    def memory_bytes(self) -> int | None:
-        """What its cgroup says now; None where that is gone."""
-        with contextlib.suppress(OSError):
-            return int(os.pread(self._gauge, 64, 0))
+    def _memory_kills(self) -> int | None:
+        with contextlib.suppress(OSError):  # the cgroup is gone, or this is closed
+            return count_in(os.pread(self._events, EVENTS_BYTES, 0))
         return None
 
     def _init_ended(self) -> None:
@@ -115,7 +117,7 @@ class Live:
         if self.link is not None:
             self.link.close()
             self.link = None
-        for fd in (self._pidfd, self._gauge):
+        for fd in (self._pidfd, self._events):
             if fd >= 0:
                 os.close(fd)
-        self._pidfd = self._gauge = -1
+        self._pidfd = self._events = -1

@@ -11,7 +11,7 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,11 +53,16 @@ class ContainerLog:
     def __init__(self, folder: Path) -> None:
         self._files = [folder / name for name in FILES]
 
-    async def lines(self, limit: int, *, follow: bool) -> AsyncIterator[Line]:
-        """The last `limit` lines, oldest first; with `follow` what comes after them, until it is closed."""
+    async def lines(
+        self, limit: int, *, follow: bool, ended: Callable[[], bool] = lambda: False
+    ) -> AsyncIterator[Line]:
+        """The last `limit` lines, oldest first; with `follow` what comes after them, until it is closed or has
+        `ended`; what was written before that is told.
+        """
         position = _Position()
         splitter = _Splitter()
         last: deque[Line] = deque(maxlen=limit)
+        follow = follow and not ended()
         for piece in await asyncio.to_thread(self._read, position):
             last.extend(splitter.add(*piece))
         if not follow:
@@ -65,13 +70,14 @@ class ContainerLog:
         for line in last:
             yield line
         while follow:
+            follow = not ended()
             pieces = await asyncio.to_thread(self._read, position)
             for piece in pieces:
                 for line in splitter.add(*piece):
                     yield line
-            if not pieces:
-                for line in splitter.stale():
-                    yield line
+            for line in splitter.stale() if follow else splitter.rest():
+                yield line
+            if follow and not pieces:
                 await asyncio.sleep(POLL_S)
 
     def _read(self, position: _Position) -> list[tuple[float, int, bytes]]:
@@ -82,7 +88,11 @@ class ContainerLog:
                 continue
             if turn > position.turn:
                 position.turn, position.offset = turn, TURN.size
-            with path.open("rb") as file:
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                continue  # the container was deleted
+            with file:
                 if TURN.unpack(file.read(TURN.size).ljust(TURN.size, b"\0"))[0] != turn:
                     continue  # it was begun anew between the two looks: the next look finds it
                 file.seek(position.offset)

@@ -70,7 +70,7 @@ class NodeContainers:
         return self._joined(spec.container_id, spec.tenant_id, answer, fds)
 
     def _joined(self, container_id: str, tenant_id: str, answer: Mapping[str, Any], fds: list[int]) -> Live:
-        control, pidfd, gauge = fds
+        control, pidfd, events = fds
 
         async def rejoin() -> socket.socket:
             _, (again, *rest) = await self._spawner.request("rejoin", container=container_id, tenant=tenant_id)
@@ -79,7 +79,7 @@ class NodeContainers:
             return socket.socket(fileno=again)
 
         live = Live(
-            container_id, tenant_id, answer["pid"], answer["address"], control, pidfd, gauge, rejoin, self._init_ended
+            container_id, tenant_id, answer["pid"], answer["address"], control, pidfd, events, rejoin, self._init_ended
         )
         self._live[container_id] = live
         return live

@@ -16,6 +16,7 @@ from typing import Any
 
 from quilt_fn.errors import ContainerNotRunning, QuiltError, Unavailable
 from runtime.containers.api import Command, CommandNotStarted, InitLink, Process
+from runtime.containers.ends import MemoryKills, exit_reason
 from runtime.containers.exec import end
 from runtime.containers.pipes import Leftovers, Sink, Source
 
@@ -28,6 +29,7 @@ _Item = tuple[str, bytes] | None
 
 async def frames(
     link: InitLink,
+    memory: MemoryKills,
     container_id: str,
     command: Command,
     *,
@@ -40,11 +42,12 @@ async def frames(
     went away: `error` alone. Raises ContainerNotRunning when it is gone before anything began.
     """
     began = time.perf_counter()
+    kills_before, timed_out = memory.seen(), False
     try:
         process = await link.run(command)
     except CommandNotStarted as error:
         yield {"type": "error", "message": str(error)}
-        yield {"type": "exit", "code": error.exit_code, "elapsed_ms": _since(began)}
+        yield _exit(error.exit_code, "not_started", began)
         return
     running = _Running(process, stdin)
     try:
@@ -53,15 +56,22 @@ async def frames(
         try:
             async for item in running.items(deadline):
                 if item is None:
+                    timed_out = True
                     message = f"the time limit of {timeout_s:g} s was over; the command was told to end"
                     yield {"type": "timeout", "elapsed_ms": _since(began), "message": message}
                 else:
                     yield {"type": item[0], "data_b64": base64.b64encode(item[1]).decode()}
-            yield {"type": "exit", "code": running.code, "elapsed_ms": _since(began)}
+            assert running.code is not None
+            for_memory = memory.explains(running.code, kills_before)
+            yield _exit(running.code, exit_reason(running.code, for_memory, timed_out), began)
         except QuiltError as error:
             yield {"type": "error", "message": error.message}
     finally:
         await running.close(leftovers)
+
+
+def _exit(code: int, reason: str, began: float) -> Frame:
+    return {"type": "exit", "code": code, "exit_reason": reason, "elapsed_ms": _since(began)}
 
 
 def _since(began: float) -> float:

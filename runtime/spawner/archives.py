@@ -13,9 +13,11 @@ import os
 import stat
 import tarfile
 import zlib
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, cast
+from typing import IO, Self, cast
 
+from runtime.spawner import staging
 from runtime.spawner import volume_files as files
 from runtime.spawner.protocol import Refused
 
@@ -25,6 +27,23 @@ PIECE = 1 << 18
 _UNREADABLE = (
     tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, LookupError, ArithmeticError, RecursionError
 )  # fmt: skip
+
+
+WHOLE = b"."
+"""What whoever sends an archive says when all of it was sent: the end of a pipe alone does not tell."""
+
+
+class _Entry(tarfile.TarInfo):
+    """tarfile takes a broken header behind the first entry for the archive's end; here it is an error."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ in ("InvalidHeaderError", "TruncatedHeaderError"):
+                raise tarfile.ReadError(f"{error} at byte {tarfile_.offset}") from None
+            raise
 
 
 class Bounded:
@@ -48,7 +67,7 @@ class Bounded:
         return data
 
     def archive(self) -> tarfile.TarFile:
-        return tarfile.open(fileobj=cast(IO[bytes], self), mode="r:")
+        return tarfile.open(fileobj=cast(IO[bytes], self), mode="r:", tarinfo=_Entry)
 
     def content(self) -> None:
         """What is read from now on is a file's content, which comes in pieces."""
@@ -71,75 +90,93 @@ class Bounded:
         return self._position
 
 
-def unpack(top: files.Top, archive: int, path: str, strip: int) -> dict[str, int]:
+def unpack(top: files.Top, archive: int, whole: int, path: str, strip: int) -> dict[str, int]:
     """Unpack the tar or tar.gz that the descriptor `archive` gives below `path` of a volume: {entries, bytes}.
 
-    Folders, files, links: each file takes its place when it is whole. Everything belongs to root of the tenant, and no
-    bit of set-user-id is taken. Raises Refused for what is no archive, an entry that would leave the volume or is
-    neither of the three; what was unpacked before stays.
+    Folders, files, links, all of them or none (`staging`): they take their places when the archive is at its end and
+    WHOLE comes out of the descriptor `whole`. Everything belongs to root of the tenant, and no bit of set-user-id is
+    taken. Raises Refused for what is no archive, an entry that would leave the volume or is neither of the three, and
+    what does not fit what is there.
     """
-    done = {"entries": 0, "bytes": 0}
-    below = PurePosixPath(files.relative(path))
-    with io.BufferedReader(io.FileIO(archive, closefd=False), PIECE) as raw:
-        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-        stream: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if zipped else raw
-        try:
-            _entries(top, Bounded(stream), below, strip, done)
-            if len(stream.read(HEADER_LIMIT + 1)) > HEADER_LIMIT:  # to its end, where the checksum is
-                raise Refused("there is more behind the archive's end")
-        except _UNREADABLE as error:
-            raise Refused(f"not a tar or tar.gz archive: {error} (after {done['entries']} entries)") from None
-        except OSError as error:
-            if error.errno is None:  # gzip's own
-                raise Refused(f"not a tar.gz archive: {error} (after {done['entries']} entries)") from None
-            raise
+    with staging.opened(top, path) as stage:
+        done = {"entries": 0, "bytes": 0}
+        with io.BufferedReader(io.FileIO(archive, closefd=False), PIECE) as raw:
+            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+            stream: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if zipped else raw
+            try:
+                _Unpacking(top, stage.place, PurePosixPath(path), strip, done).entries(Bounded(stream))
+                if len(stream.read(HEADER_LIMIT + 1)) > HEADER_LIMIT:  # to its end, where the checksum is
+                    raise Refused("there is more behind the archive's end")
+            except _UNREADABLE as error:
+                raise Refused(f"not a tar or tar.gz archive: {error} (after {done['entries']} entries)") from None
+            except OSError as error:
+                if error.errno is None:  # gzip's own
+                    raise Refused(f"not a tar.gz archive: {error} (after {done['entries']} entries)") from None
+                raise
+        if os.read(whole, 1) != WHOLE:
+            raise Refused(f"the archive was cut off: its sender left (after {done['entries']} entries)")
+        stage.put()
     return done
 
 
-def _entries(top: files.Top, bounded: Bounded, below: PurePosixPath, strip: int, done: dict[str, int]) -> None:
-    tar = bounded.archive()
-    while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # else it remembers all of them
-        bounded.header()
-        if done["entries"] >= ENTRIES_LIMIT:
-            raise Refused(f"the archive has over {ENTRIES_LIMIT} entries")
-        name = _stripped(member.name, strip)
-        if name is None:
-            continue
-        try:
-            place = str(below / name)
-            with contextlib.nullcontext(top) if member.isdir() else files.near(top, place) as here:
-                _entry(here, tar, bounded, member, place, below, strip)
-        except OSError as error:
-            raise files.told(error, f"entry {member.name!r} of the archive") from None
-        done["entries"] += 1
-        done["bytes"] += member.size if member.isreg() else 0
-        bounded.header()
+@dataclass(frozen=True, slots=True)
+class _Unpacking:
+    """Of one archive into the stage's `place`; it is to lie `below` in `top`."""
 
+    top: files.Top
+    place: files.Top
+    below: PurePosixPath
+    strip: int
+    done: dict[str, int]
 
-def _entry(top: files.Top, tar: tarfile.TarFile, bounded: Bounded, member: tarfile.TarInfo, path: str,
-           below: PurePosixPath, strip: int) -> None:  # fmt: skip
-    if member.isdir():
-        files.make_folder(top, path, member.mode & 0o777)
-    elif member.issym():
-        files.place_link(top, path, member.linkname)
-    elif member.islnk():
-        source = _stripped(member.linkname, strip)
+    def entries(self, bounded: Bounded) -> None:
+        tar = bounded.archive()
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # else it remembers all of them
+            bounded.header()
+            if self.done["entries"] >= ENTRIES_LIMIT:
+                raise Refused(f"the archive has over {ENTRIES_LIMIT} entries")
+            name = _stripped(member.name, self.strip)
+            if name is None:
+                continue
+            files.relative(str(self.below / name))  # its place must be one that a path can name
+            try:
+                self._entry(tar, bounded, member, name)
+            except OSError as error:
+                raise files.told(error, f"entry {member.name!r} of the archive") from None
+            self.done["entries"] += 1
+            self.done["bytes"] += member.size if member.isreg() else 0
+            bounded.header()
+
+    def _entry(self, tar: tarfile.TarFile, bounded: Bounded, member: tarfile.TarInfo, name: str) -> None:
+        if member.isdir():
+            files.make_folder(self.place, name, member.mode & 0o777)
+        elif member.issym():
+            files.place_link(self.place, name, member.linkname)
+        elif member.islnk():
+            self._hard_link(member, name)
+        elif member.isreg() and not member.issparse() and member.size >= 0:
+            bounded.content()
+            source = tar.extractfile(member)
+            assert source is not None
+            with files.staged(self.place) as (staged, out):
+                with os.fdopen(out, "wb", closefd=False) as target:
+                    _copy(source, target, self.place)
+                times = int(member.mtime) if 0 <= member.mtime < 1 << 40 else 0
+                os.utime(out, (times, times))
+                files.commit(self.place, staged, name, member.mode & 0o777, durable=False)
+        else:
+            raise Refused(f"entry {member.name!r} is neither a plain file nor a folder nor a link")
+
+    def _hard_link(self, member: tarfile.TarInfo, name: str) -> None:
+        """To a file of the archive, or to one that is there."""
+        source = _stripped(member.linkname, self.strip)
         if source is None:
             raise Refused(f"entry {member.name!r} is a link to what strip_components takes away")
-        files.place_hard_link(top, path, str(below / source))
-    elif member.isreg() and not member.issparse() and member.size >= 0:
-        bounded.content()
-        source_file = tar.extractfile(member)
-        assert source_file is not None
-        with files.staged(top) as (staged, out):
-            with os.fdopen(out, "wb", closefd=False) as target:
-                _copy(source_file, target, top)
-            times = int(member.mtime) if 0 <= member.mtime < 1 << 40 else 0
-            os.utime(out, (times, times))
-            files.commit(top, staged, path, member.mode & 0o777, durable=False)
-    else:
-        raise Refused(f"entry {member.name!r} is neither a plain file nor a folder nor a link")
+        try:
+            files.place_hard_link(self.place, name, self.place, source)
+        except FileNotFoundError:
+            files.place_hard_link(self.place, name, self.top, str(self.below / source))
 
 
 def _copy(source: IO[bytes], target: IO[bytes], top: files.Top) -> None:

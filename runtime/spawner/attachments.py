@@ -256,6 +256,12 @@ ip saddr {self.subnet} ip daddr != {self.subnet} masquerade
         if found:
             (self.state / f"{ctr}.json").unlink(missing_ok=True)
             (self.state / "numbers" / str(found.number)).unlink(missing_ok=True)
+            return
+        # It has no network, or its start was killed between the claim of a number and the record of it.
+        for number in (self.state / "numbers").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if number.read_text() == ctr:
+                    number.unlink()
 
     def set_egress(self, ctr: str, tenant: str, egress: bool) -> None:
         """Whether it reaches anything but its tenant's containers: at once where it runs, connections that are open
@@ -323,14 +329,18 @@ ip saddr {self.subnet} ip daddr != {self.subnet} masquerade
         room = self.subnet.num_addresses - 3
         with locked(self.lock):
             begin = int(last.read_text()) if last.exists() else 1
-            for step in range(room):
-                number = 2 + (begin - 1 + step) % room
-                with contextlib.suppress(FileExistsError):
-                    fd = os.open(numbers / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
-                    os.write(fd, ctr.encode())
-                    os.close(fd)
-                    last.write_text(str(number))
-                    return number
+            # Each file is whole when it gets its name: this process may be killed at any point.
+            claim = last.with_name(f".claim.{os.getpid()}")
+            claim.write_text(ctr)
+            try:
+                for step in range(room):
+                    number = 2 + (begin - 1 + step) % room
+                    with contextlib.suppress(FileExistsError):
+                        os.link(claim, numbers / str(number))
+                        write_json(last, number)
+                        return number
+            finally:
+                claim.unlink()
         raise Refused(f"no address of {self.subnet} is free", "failed")
 
     def _admit(self, tenant: str) -> None:

@@ -110,10 +110,15 @@ class Cgroups:
 
     def memory_gauge(self, name: str) -> int:
         """An open file that says the group's memory in bytes at each read from its start."""
+        return self._memory_file(name, "memory.current" if self.v2 else "memory.usage_in_bytes")
+
+    def memory_events(self, name: str) -> int:
+        """An open file whose line `oom_kill` counts at each read how often the kernel has killed in the group."""
+        return self._memory_file(name, "memory.events" if self.v2 else "memory.oom_control")
+
+    def _memory_file(self, name: str, file: str) -> int:
         base = next(b for b in self.bases if self.v2 or b.parent.name == "memory")
-        return os.open(
-            base / name / ("memory.current" if self.v2 else "memory.usage_in_bytes"), os.O_RDONLY | os.O_CLOEXEC
-        )
+        return os.open(base / name / file, os.O_RDONLY | os.O_CLOEXEC)
 
     def join(self, name: str) -> None:
         """Move the calling process into the group."""

@@ -13,7 +13,7 @@ from runtime.spawner import archives, jail
 from runtime.spawner import volume_files as files
 from runtime.spawner.context import Message
 from runtime.spawner.names import integer
-from runtime.spawner.volumes import archive_pipe, told
+from runtime.spawner.volumes import pipes, told
 
 Work = Callable[[files.Top, str], dict[str, Any]]
 Namespaces = Mapping[str, int]
@@ -21,26 +21,33 @@ Namespaces = Mapping[str, int]
 
 
 def unpack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, Any]:
-    """{path, strip}, [pipe] → {entries, bytes}."""
+    """{path, strip}, [pipe, whether it is whole] → {entries, bytes}."""
     strip = integer(message, "strip", 0, files.DEPTH_LIMIT)
-    pipe = archive_pipe(fds)
-    return _inside(namespaces, message, pipe, lambda top, path: archives.unpack(top, pipe, path, strip))
+    pipe, whole = pipes(fds, 2)
+
+    def work(top: files.Top, path: str) -> dict[str, Any]:
+        return archives.unpack(top, pipe, whole, path, strip)
+
+    return _inside(namespaces, message, fds, work, outlives=True)
 
 
 def pack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, Any]:
     """{path, zipped}, [pipe] → {entries, skipped}."""
-    pipe = archive_pipe(fds)
+    (pipe,) = pipes(fds, 1)
     zipped = message.get("zipped") is True
-    return _inside(namespaces, message, pipe, lambda top, path: archives.pack(top, pipe, path, zipped))
+    return _inside(namespaces, message, fds, lambda top, path: archives.pack(top, pipe, path, zipped))
 
 
-def _inside(namespaces: Namespaces, message: Message, pipe: int, work: Work) -> dict[str, Any]:
+def _inside(
+    namespaces: Namespaces, message: Message, fds: list[int], work: Work, *, outlives: bool = False
+) -> dict[str, Any]:
     path = files.relative(message.get("path", "."))
 
     def inside() -> dict[str, Any]:
         jail.as_root_of(namespaces)
+        jail.outlive_parent() if outlives else None
         top = files.Top(os.open("/", files.FOLDER), -1, 0, mounts=True)
         with told(path):
             return work(top, path)
 
-    return dict(jail.call(inside, [pipe, *namespaces.values()]))
+    return dict(jail.call(inside, [*fds, *namespaces.values()]))

@@ -7,6 +7,7 @@ that runs (`as_root_of`). Not here: the work.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -80,6 +81,13 @@ def as_root_of(namespaces: Mapping[str, int]) -> None:
     _harmless(FILE_RIGHTS)
 
 
+def outlive_parent() -> None:
+    """From now on the calling process goes on where the one that waits for it is killed. What it reads must come to an
+    end then.
+    """
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, 0)
+
+
 def _into(folder: int) -> None:
     os.fchdir(folder)
     os.chroot(".")
@@ -120,7 +128,8 @@ def call(work: Callable[[], Any], keep: Iterable[int], kind: str = "failed") -> 
             text = json.dumps({"error": str(error), "kind": error.kind, "details": error.details})
         except BaseException as error:
             text = json.dumps({"error": f"{type(error).__name__}: {error}"[:2000], "kind": kind, "details": {}})
-        os.write(write, text.encode(errors="replace"))
+        with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+            os.write(write, text.encode(errors="replace"))
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as said:

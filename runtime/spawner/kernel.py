@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Iterable
 
 CLONE_NEWNS = 0x00020000
@@ -23,6 +24,7 @@ MS_REC, MS_PRIVATE, MS_SLAVE = 16384, 1 << 18, 1 << 19
 MNT_DETACH = 2
 
 AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
@@ -47,6 +49,7 @@ CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID = 0, 1, 3, 4
 
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 437, 442
 _CAPABILITY_VERSION_3 = 0x20080522
+_STATX_MNT_ID, _STATX_BYTES, _STATX_MNT_ID_AT = 0x1000, 256, 144
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -174,6 +177,14 @@ def open_beneath(directory: int, path: str, flags: int, resolve: int = 0, *, mou
         if fd >= 0 or ctypes.get_errno() != errno.EAGAIN or left == 0:
             return _check(fd, f"open {path!r}")
     raise AssertionError("not reached")
+
+
+def mount_id(directory: int, name: str = "") -> int:
+    """Which mount the open `directory` lies in, or the entry `name` in it. What is renamed must stay in one."""
+    found = ctypes.create_string_buffer(_STATX_BYTES)
+    flags = AT_SYMLINK_NOFOLLOW | (0 if name else AT_EMPTY_PATH)
+    _check(_libc.statx(directory, os.fsencode(name), flags, _STATX_MNT_ID, found), f"statx {name!r}")
+    return int.from_bytes(found.raw[_STATX_MNT_ID_AT : _STATX_MNT_ID_AT + 8], sys.byteorder)
 
 
 def keep_capabilities(wanted: Iterable[int]) -> None:

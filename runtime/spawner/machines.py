@@ -25,6 +25,7 @@ from runtime.spawner import (
     processes,
     roots,
     sandbox,
+    staging,
     tenants,
     volume_mounts,
 )
@@ -48,7 +49,7 @@ class Machines(Context):
 
     def start(self, message: Message, fds: list[int]) -> Answer:
         """{container, tenant, image, hostname, memory_mb, cpu_percent, pids, network: bridge|none, strict,
-        volumes: [[id, target, read only]]} → {pid, address}, [init's connection, pidfd, memory gauge]. The writable
+        volumes: [[id, target, read only]]} → {pid, address}, [init's connection, pidfd, memory events]. The writable
         layer is made at the first start.
         """
         ctr = checked("container", message.get("container"))
@@ -74,6 +75,7 @@ class Machines(Context):
     ) -> Answer:  # fmt: skip
         folder = self.config.machine(ctr)
         folder.mkdir(parents=True, exist_ok=True)
+        staging.sweep(folder / "upper")
         base = tenants.base_id(self.config, tenant)
         try:
             guest = images.guest(self.config)
@@ -137,7 +139,8 @@ class Machines(Context):
             self.networks.containers.forget(ctr)
             if folder.exists():
                 folder.rename(gone)
-        remove(gone)
+        for left in folder.parent.glob(f".gone-{ctr}-*"):  # this one, and that of a remove which was killed
+            remove(left)
         return {}, []
 
     def freeze(self, message: Message, fds: list[int]) -> Answer:
@@ -190,7 +193,9 @@ class Machines(Context):
         return {"processes": page, "last": 0}, []
 
     def unpack_into(self, message: Message, fds: list[int]) -> Answer:
-        """{container, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below `path` of one that runs."""
+        """{container, path, strip}, [pipe, whether it is whole] → {entries, bytes}: a tar or tar.gz below `path` of one
+        that runs.
+        """
         return container_archives.unpack(self._namespaces(message), message, fds), []
 
     def pack_from(self, message: Message, fds: list[int]) -> Answer:
@@ -228,7 +233,7 @@ class Machines(Context):
     def _spoken_to(self, ctr: str, pid: int, base: int, address: str | None) -> Answer:
         pidfd = os.pidfd_open(pid)
         sock = sandbox.connect(pid, INIT_ADDRESS, base, CONNECT_S)
-        return {"pid": pid, "address": address}, [sock.detach(), pidfd, self.groups.memory_gauge(ctr)]
+        return {"pid": pid, "address": address}, [sock.detach(), pidfd, self.groups.memory_events(ctr)]
 
     def _halt(self, ctr: str) -> None:
         self.groups.freeze(ctr, False)  # on v1 what is frozen does not die

@@ -3,7 +3,8 @@
 The protocol carries ids, never paths. A request is {"id": n, "op": text, …}; the answer is {"id": n, "ok": true, …} or
 {"id": n, "ok": false, "error": text, "kind": text, "details": {…}}, where kind tells what the caller can do:
 `refused` (the request is wrong), `absent` (the thing is not there), `failed` (it was tried, and undone), `build`
-(the user's requirements or bundle do not build), `full` (there is no room in a volume).
+(the user's requirements or bundle do not build), `full` (there is no room in a volume), `died` (the process that
+carried it out was killed: what was half made is still there, until it is asked to go or a sweep finds it).
 While it works, an operation may send {"id": n, "progress": text}.
 """
 

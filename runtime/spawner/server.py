@@ -17,7 +17,7 @@ import time
 import traceback
 from typing import Any
 
-from runtime.spawner import machines, operations, protocol, wires
+from runtime.spawner import kernel, machines, operations, protocol, wires
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
@@ -41,8 +41,8 @@ class Server:
         self.stopping = False
         self.refill: int | None = None
         self.node: socket.socket | None = None
-        self.requests: set[int] = set()
-        """Children that serve a request of the node that is connected."""
+        self.requests: dict[int, tuple[Any, str]] = {}
+        """Children that serve a request of the node that is connected: its id and operation."""
         self.takers: set[int] = set()
         """Those of them that take a network: when one has ended, another has to be made."""
         self.refill_at: float | None = None
@@ -63,7 +63,7 @@ class Server:
         while not self.stopping:
             if self.node is not None:  # what is over the limit waits in the socket
                 poll.modify(self.node, select.POLLIN if len(self.requests) < REQUESTS_AT_ONCE else 0)
-            for fd, _ in poll.poll(self._until_refill_ms()):
+            for fd, _ in poll.poll(self._until_due_ms()):
                 if fd == self.wake_r:
                     os.read(self.wake_r, 4096)
                     self._reap()
@@ -71,12 +71,19 @@ class Server:
                     self._accept(listener, poll)
                 elif self.node is not None and fd == self.node.fileno():
                     self._serve(poll)
-            if self._until_refill_ms() == 0:
-                self.refill_at = None
-                self._refill()
+            self._do_what_is_due()
 
-    def _until_refill_ms(self) -> float | None:
-        return None if self.refill_at is None else max(0.0, (self.refill_at - time.monotonic()) * 1e3)
+    def _until_due_ms(self) -> float | None:
+        due = [moment for moment in (self.refill_at, self.waiting.due) if moment is not None]
+        return max(0.0, (min(due) - time.monotonic()) * 1e3) if due else None
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        if self.refill_at is not None and self.refill_at <= now:
+            self.refill_at = None
+            self._refill()
+        if self.waiting.due is not None and self.waiting.due <= now:
+            self.waiting.start()
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopping = True
@@ -136,7 +143,7 @@ class Server:
             return
         finally:
             protocol.close(fds)
-        self.requests.add(pid)
+        self.requests[pid] = (message.get("id"), str(message.get("op"))[:100])
         if message.get("op") in NETWORK_USERS:
             self.takers.add(pid)
 
@@ -155,11 +162,16 @@ class Server:
             self.refill = self._child(self.networks.refill)
 
     def _child(self, work: Any) -> int:
+        spawner = os.getpid()
         pid = os.fork()
         if pid:
             return pid
         code = 1
         try:
+            # It holds the node's connection: where it outlived the spawner, the node would not see that die.
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != spawner:
+                os._exit(code)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
@@ -174,13 +186,15 @@ class Server:
     def _reap(self) -> None:
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            self.requests.discard(pid)
             self.waiting.ended(pid)
+            request = self.requests.pop(pid, None)
+            if request is not None and status and self.node is not None:
+                _tell(self.node, died(*request, status))
             if pid == self.refill:
                 self.refill = None
                 if self.taken:
@@ -188,6 +202,16 @@ class Server:
             if pid in self.takers:
                 self.takers.discard(pid)
                 self.refill_at = self.refill_at or time.monotonic() + REFILL_DELAY_S
+
+
+def died(number: Any, op: str, status: int) -> dict[str, Any]:
+    """The answer to a request whose child ended with the wait status `status` and no success. Where it had answered
+    before it ended, the node passes over this one: it waits for that id no more.
+    """
+    code = os.waitstatus_to_exitcode(status)
+    how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
+    text = f"the spawner's process for `{op}` {how}; try again, and see the log and the machine's free memory"
+    return {"id": number, "ok": False, "error": text, "kind": "died", "details": {}}
 
 
 def _tell(node: socket.socket, message: dict[str, Any]) -> None:

@@ -10,11 +10,12 @@ import contextlib
 import errno
 import heapq
 import os
+import re
 import secrets
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,6 +27,7 @@ PATH_LIMIT, NAME_LIMIT, DEPTH_LIMIT = 4096, 255, 200
 MEASURED_ENTRIES, MEASURED_S = 1_000_000, 10.0
 LISTED_BYTES = 40_000
 """Of one answer, which has to fit a message of 64 KiB."""
+_WAITING = re.compile(r"\.quilt-[0-9a-f]{20}")
 _LEADS_OUT = (errno.EXDEV, errno.ELOOP, errno.EAGAIN)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -34,15 +36,17 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 class Top:
     """The open folders of one volume: what its users see, and where files wait until they are whole.
 
-    Of a container `incoming` is -1: files wait beside the place that they are to take, and `mounts` are gone
-    through.
+    Of a container `incoming` is -1: what waits does so at the top of the mount that it is to go into (`staging`), and
+    `mounts` are gone through.
     `reserve`: bytes that must stay free on the disk below, which a volume without a limit shares with the platform.
+    `folder_mode`: of folders that are made because something is to lie in them.
     """
 
     data: int
     incoming: int
     reserve: int
     mounts: bool = False
+    folder_mode: int = 0o755
 
     def open(self, path: str, flags: int) -> int:
         return kernel.open_beneath(self.data, path, flags, mounts=self.mounts)
@@ -113,7 +117,7 @@ def _folder(top: Top, path: str, make: bool) -> int:
     fd = os.dup(top.data)
     for number, part in enumerate(parts, start=1):
         with contextlib.suppress(FileExistsError):
-            os.mkdir(part, 0o755, dir_fd=fd)
+            os.mkdir(part, top.folder_mode, dir_fd=fd)
         os.close(fd)
         # From the top each time: a link on the way may lead anywhere beneath it.
         fd = top.open(str(PurePosixPath(*parts[:number])), os.O_RDONLY | os.O_DIRECTORY)
@@ -149,18 +153,13 @@ def discard(top: Top, name: str) -> None:
         os.unlink(name, dir_fd=top.incoming)
 
 
-@contextlib.contextmanager
-def near(top: Top, path: str) -> Iterator[Top]:
-    """`top` with a waiting place in the same filesystem as `path`."""
-    if top.incoming >= 0:
-        yield top
-        return
-    with parent(top, path, make=True) as (fd, _):
-        yield replace(top, incoming=fd)
-
-
 def waiting_name() -> str:
+    """A name of the platform's own: nobody is shown it, and a sweep removes it."""
     return ".quilt-" + secrets.token_hex(10)
+
+
+def waits(name: str) -> bool:
+    return _WAITING.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
@@ -218,9 +217,9 @@ def place_link(top: Top, path: str, target: str) -> None:
     _place(top, path, lambda name: os.symlink(target, name, dir_fd=top.incoming))
 
 
-def place_hard_link(top: Top, path: str, source: str) -> None:
-    """Another name for the plain file at `source`, instead of a file or link at `path`."""
-    with parent(top, source) as (fd, name):
+def place_hard_link(top: Top, path: str, origin: Top, source: str) -> None:
+    """Another name for the plain file at `source` below `origin`, instead of a file or link at `path`."""
+    with parent(origin, source) as (fd, name):
         if not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
             raise Refused(f"{path!r} is a hard link to {source!r}, which is no plain file")
         _place(
@@ -253,37 +252,56 @@ def remove(top: Top, path: str, recursive: bool) -> None:
         elif not recursive:
             os.rmdir(name, dir_fd=fd)
         else:
-            first = secrets.token_hex(10)
+            first = waiting_name()
             os.rename(name, first, src_dir_fd=fd, dst_dir_fd=top.incoming)
-            _empty(top, first)
+            clear(top.incoming, first)
         os.fsync(fd)
 
 
-def _empty(top: Top, first: str) -> None:
+def clear(waiting: int, first: str) -> None:
+    """Remove the folder `first` in the open folder `waiting`, into which those in it are moved on the way. Something
+    else may be removing it, or adding to it.
+    """
     todo = [first]
     while todo:
         folder = todo[-1]
-        fd = os.open(folder, FOLDER, dir_fd=top.incoming)
+        with contextlib.suppress(FileNotFoundError):
+            todo += _emptied(waiting, folder)
+        if todo[-1] != folder:
+            continue
+        todo.pop()
         try:
-            deeper = len(todo)
-            with os.scandir(fd) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        moved = secrets.token_hex(10)
-                        os.rename(entry.name, moved, src_dir_fd=fd, dst_dir_fd=top.incoming)
-                        todo.append(moved)
-                    else:
+            os.rmdir(folder, dir_fd=waiting)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            todo.append(folder)
+
+
+def _emptied(waiting: int, folder: str) -> list[str]:
+    """Remove its files, and move its folders to `waiting`: their names there. Files first, as a full disk has no room
+    for the names.
+    """
+    fd = os.open(folder, FOLDER, dir_fd=waiting)
+    try:
+        folders = []
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                else:
+                    with contextlib.suppress(FileNotFoundError):
                         os.unlink(entry.name, dir_fd=fd)
-        finally:
-            os.close(fd)
-        if deeper == len(todo):
-            todo.pop()
-            try:
-                os.rmdir(folder, dir_fd=top.incoming)
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY:  # something in it made more: look again
-                    raise
-                todo.append(folder)
+        moved = []
+        for name in folders:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(name, new := waiting_name(), src_dir_fd=fd, dst_dir_fd=waiting)
+                moved.append(new)
+        return moved
+    finally:
+        os.close(fd)
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -294,7 +312,8 @@ def listing(top: Top, path: str, after: str, limit: int) -> dict[str, Any]:
     fd = _folder(top, relative(path), make=False)
     try:
         with os.scandir(fd) as entries:
-            names = heapq.nsmallest(limit + 1, (entry.name for entry in entries if entry.name > after))
+            shown = (entry.name for entry in entries if entry.name > after and not waits(entry.name))
+            names = heapq.nsmallest(limit + 1, shown)
         found: list[dict[str, Any]] = []
         size = 0
         for name in names[:limit]:
@@ -341,7 +360,7 @@ def walk(top: Top, path: str) -> Iterator[Found]:
 def _below(fd: int, prefix: str, device: int, depth: int) -> Iterator[Found]:
     if depth > DEPTH_LIMIT:
         raise Refused(f"the volume's folders are over {DEPTH_LIMIT} deep at {prefix[:200]!r}")
-    for name in sorted(os.listdir(fd)):
+    for name in sorted(name for name in os.listdir(fd) if not waits(name)):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # gone or swapped since it was listed
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             yield Found(prefix + name, fd, name, status)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.spawner import archives, disks, jail, tenants, trees
+from runtime.spawner import archives, disks, jail, staging, tenants, trees
 from runtime.spawner import volume_files as files
 from runtime.spawner.context import Answer, Context, Message
 from runtime.spawner.names import Config, checked, integer
@@ -62,9 +62,12 @@ def _furnish(config: Config, tenant: str, folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
+    """What waits in the volume, or does at its top on behalf of a container."""
     incoming = folder / "incoming"
     for path in incoming.iterdir() if incoming.is_dir() else []:
-        trees.remove(path)
+        trees.remove(path) if not files.waits(path.name) else None
+    for place in (incoming, folder / "data"):
+        staging.sweep(place)
 
 
 def sweep(config: Config) -> None:
@@ -127,7 +130,9 @@ def _remove(config: Config, tenant: str, volume: str) -> None:
         gone = folder.with_name(f".gone-{volume}-{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
             folder.rename(gone)
-    trees.remove(gone) if gone.exists() else None
+    # Also what a make or a drop of it has left whose process was killed.
+    for left in [*folder.parent.glob(f".gone-{volume}-*"), *folder.parent.glob(f".{volume}.*")]:
+        trees.remove(left)
 
 
 def stored(ops: Context, message: Message, fds: list[int]) -> Answer:
@@ -198,17 +203,23 @@ def measure(ops: Context, message: Message, fds: list[int]) -> Answer:
 
 
 def unpack(ops: Context, message: Message, fds: list[int]) -> Answer:
-    """{tenant, volume, path, strip}, [pipe] → {entries, bytes}: a tar or tar.gz below the folder `path`."""
+    """{tenant, volume, path, strip}, [pipe, whether it is whole] → {entries, bytes}: a tar or tar.gz below the folder
+    `path`.
+    """
     strip = integer(message, "strip", 0, files.DEPTH_LIMIT)
-    archive = archive_pipe(fds)
-    return _in_jail(ops.config, message, archive, lambda top, path: archives.unpack(top, archive, path, strip)), []
+    pipe, whole = pipes(fds, 2)
+
+    def work(top: files.Top, path: str) -> dict[str, Any]:
+        return archives.unpack(top, pipe, whole, path, strip)
+
+    return _in_jail(ops.config, message, fds, work, outlives=True), []
 
 
 def pack(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, path, zipped}, [pipe] → {entries, skipped}: what is at `path` as tar or tar.gz."""
-    out = archive_pipe(fds)
+    (out,) = pipes(fds, 1)
     zipped = message.get("zipped") is True
-    return _in_jail(ops.config, message, out, lambda top, path: archives.pack(top, out, path, zipped)), []
+    return _in_jail(ops.config, message, fds, lambda top, path: archives.pack(top, out, path, zipped)), []
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
@@ -225,11 +236,11 @@ def _upload(message: Message) -> str:
     return name
 
 
-def archive_pipe(fds: list[int]) -> int:
-    """The one descriptor of a request that moves an archive. Raises Refused."""
-    if len(fds) != 1 or not stat.S_ISFIFO(os.fstat(fds[0]).st_mode):
-        raise Refused("an archive goes through one pipe")
-    return fds[0]
+def pipes(fds: list[int], count: int) -> list[int]:
+    """The descriptors of a request that moves an archive. Raises Refused."""
+    if len(fds) != count or not all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in fds):
+        raise Refused(f"this takes {count} pipe(s)")
+    return fds
 
 
 def _open(config: Config, tenant: str, volume: str) -> files.Top:
@@ -253,8 +264,9 @@ def _inside(config: Config, message: Message) -> tuple[files.Top, str]:
 
 
 def _in_jail(
-    config: Config, message: Message, pipe: int, work: Callable[[files.Top, str], dict[str, Any]]
-) -> dict[str, Any]:
+    config: Config, message: Message, fds: list[int], work: Callable[[files.Top, str], dict[str, Any]],
+    *, outlives: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """As `_inside`, in a process of its own that holds nothing of the spawner's: it reads what is hostile."""
     tenant, volume = _names(message)
     path = files.relative(message.get("path", "."))
@@ -263,10 +275,11 @@ def _in_jail(
 
     def inside() -> dict[str, Any]:
         jail.as_tenant(users, top.data)
+        jail.outlive_parent() if outlives else None
         with told(path):
             return work(top, path)
 
-    return dict(jail.call(inside, [top.data, top.incoming, pipe, users]))
+    return dict(jail.call(inside, [top.data, top.incoming, users, *fds]))
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ from runtime.spawner.names import Config
 LISTENER = 3
 """The listening socket's number in the process, as the C side has it."""
 BACKLOG = 64
-LIVED_S = 1.0
-"""One that ends sooner than that after its start is not started again: it would end again."""
+LIVED_S, PAUSE_S = 1.0, 5.0
+"""One that ends sooner than that after its start would likely end again, so the next one is started after a pause."""
 
 
 class NotWaiting(Exception):
@@ -37,11 +37,13 @@ class WaitingCriu:
         self._arguments = arguments
         self._began = 0.0
         self.pid: int | None = None
+        self.due: float | None = None
+        """When it has to be started again, by time.monotonic."""
 
     def start(self) -> None:
         """Nothing happens where CRIU or the library is missing: then each restore starts its own CRIU."""
-        if not self._config.criu or not self._config.waiting.exists() or time.monotonic() < self._began + LIVED_S:
-            self.pid = None
+        self.pid = self.due = None
+        if not self._config.criu or not self._config.waiting.exists():
             return
         self._began = time.monotonic()
         path = _socket(self._config)
@@ -61,10 +63,11 @@ class WaitingCriu:
             )  # fmt: skip
 
     def ended(self, pid: int) -> None:
-        """`pid` was reaped: where it was this one, another takes its place."""
+        """`pid` was reaped: where it was this one, another is `due`."""
         if pid == self.pid:
             print("quilt spawner: the CRIU that waited has ended", file=sys.stderr, flush=True)
-            self.start()
+            now = time.monotonic()
+            self.pid, self.due = None, now if now > self._began + LIVED_S else now + PAUSE_S
 
     def stop(self) -> None:
         if self.pid is not None:

@@ -71,7 +71,7 @@ class VolumeStore(Protocol):
     async def unpack(
         self, tenant_id: str, volume_id: str, path: str, strip: int, body: AsyncIterator[bytes]
     ) -> tuple[int, int]:
-        """Unpack a tar or tar.gz below `path`: (entries, bytes). What was unpacked before a failure stays."""
+        """Unpack a tar or tar.gz below `path`: (entries, bytes). All of it, or nothing."""
         ...
 
     def pack(self, tenant_id: str, volume_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:

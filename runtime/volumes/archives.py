@@ -11,12 +11,13 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+from runtime.spawner.archives import WHOLE
 from runtime.volumes import streams
 
 ARCHIVE_TIMEOUT_S = 3600.0
 AT_ONCE = 16
 Ask = Callable[[list[int]], Coroutine[Any, Any, dict[str, Any]]]
-"""Asks the spawner with the pipe's end; what it answers."""
+"""Asks the spawner with the ends of pipes: the archive's, and of what goes in the one that says whether it is whole."""
 
 
 class Archives:
@@ -26,14 +27,16 @@ class Archives:
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def into(self, ask: Ask, body: AsyncIterator[bytes]) -> dict[str, Any]:
-        """Feed `body` to the operation; its answer. Raises what `ask` raises."""
+        """Feed `body` to the operation; its answer. Raises what `ask` raises. Where `body` raises nothing was done."""
         async with self._places:
             read, write = streams.pipe()
-            with contextlib.closing(_Descriptor(read)):
-                asked = asyncio.create_task(ask([read]))
+            told, tell = os.pipe2(os.O_CLOEXEC)
+            with contextlib.closing(_Descriptor(read)), contextlib.closing(_Descriptor(told)):
+                asked = asyncio.create_task(ask([read, told]))
                 try:
-                    with contextlib.closing(_Descriptor(write)):
-                        await streams.feed(write, body, asked)
+                    with contextlib.closing(_Descriptor(tell)), contextlib.closing(_Descriptor(write)):
+                        if await _first(streams.feed(write, body, asked), asked):
+                            os.write(tell, WHOLE)
                     return await asked
                 finally:
                     await _ended(asked)
@@ -63,6 +66,21 @@ class _Descriptor:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+async def _first(work: Coroutine[Any, Any, None], other: asyncio.Future[Any]) -> bool:
+    """Do `work`, which raises what it raises, or as much of it as there is time for until `other` is done: whether it
+    came to its end.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task, other}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        await _ended(task)
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:

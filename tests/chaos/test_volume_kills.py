@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.live import Live, wait_for
-from tests.integration.volume_tools import disk, half_upload, loops, put, read, tar, volume
+from tests.integration.volume_tools import disk, half_archive, half_upload, loops, put, read, tar, volume
 
 __all__ = ["volume"]
 
@@ -28,6 +28,23 @@ def test_a_kill_in_the_middle_of_an_upload_leaves_the_old_file(
     sock.close()
     assert read(live, name, "f").body == b"old"
     assert put(live, name, "f", b"new").status == 201
+
+
+@pytest.mark.parametrize("who", ["node", "spawner"])
+def test_a_kill_in_the_middle_of_an_archive_leaves_nothing_of_it(
+    live: Live, volume: Callable[..., str], who: str
+) -> None:
+    name = volume()
+    put(live, name, "f", b"old")
+    begun = tar(("f", tarfile.REGTYPE, b"new"), ("g", tarfile.REGTYPE, bytes(1 << 20)), mode="w")[: 1 << 20]
+    sock = half_archive(live, f"/api/volumes/{name}/archive", begun)
+    incoming = disk(live, name) / "incoming"
+    wait_for(lambda: any(incoming.glob(".quilt-*/tree/f")), "the first entry to be staged")
+    live.kill(who)
+    wait_for(lambda: not list(incoming.iterdir()), "the stage to be taken away")
+    sock.close()
+    assert read(live, name, "f").body == b"old"
+    assert read(live, name, "g").status == 404
 
 
 @pytest.mark.parametrize("who", ["node", "spawner"])

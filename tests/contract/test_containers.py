@@ -19,6 +19,7 @@ from quilt_fn.errors import (
     Conflict,
     ContainerNotFound,
     ContainerNotRunning,
+    InvalidValue,
     NameTaken,
     RegistryUnavailable,
     SpawnerError,
@@ -268,6 +269,58 @@ async def test_a_command_that_ends_as_it_starts_is_restarted(
     assert len(runtime.live[made.container_id].mains) == 2
 
 
+async def followed(service: ContainerService, container_id: str) -> None:
+    """Until the followed log ends."""
+    async with asyncio.timeout(10):
+        async for _ in service.logs(TENANT, container_id, limit=10, follow=True):
+            pass
+
+
+async def test_who_follows_a_log_is_let_go_when_its_command_has_ended(
+    service: ContainerService, runtime: FakeContainers
+) -> None:
+    await followed(service, (await new(service, "none")).container_id)
+    await followed(service, (await new(service, "missing", command=["missing"], restart="always")).container_id)
+    made = await new(service, command=["work"])
+    following = asyncio.create_task(followed(service, made.container_id))
+    done, _ = await asyncio.wait([following], timeout=0.5)
+    assert not done
+    runtime.live[made.container_id].end_main(0)
+    await following
+    await service.stop(TENANT, made.container_id, 0)
+    await followed(service, made.container_id)
+
+
+@pytest.mark.parametrize("end", ["stop", "delete"])
+async def test_who_follows_a_log_stays_while_its_command_comes_back(
+    service: ContainerService, runtime: FakeContainers, end: str
+) -> None:
+    made = await new(service, command=["work"], restart="always")
+    following = asyncio.create_task(followed(service, made.container_id))
+    runtime.live[made.container_id].end_main(1)
+    await until(service, made.container_id, lambda r: r.restart_count == 1)
+    runtime.die(made.container_id, "init_died")
+    await until(service, made.container_id, lambda r: r.restart_count == 2 and r.state is State.RUNNING)
+    done, _ = await asyncio.wait([following], timeout=0.5)
+    assert not done
+    if end == "stop":
+        await service.stop(TENANT, made.container_id, 0)
+    else:
+        await service.delete(TENANT, made.container_id)
+    await following
+
+
+async def test_its_working_directory_is_made_or_nothing_is(service: ContainerService, runtime: FakeContainers) -> None:
+    made = await new(service, working_directory="/srv/app")
+    live = runtime.live[made.container_id]
+    assert (live.folders, live.mains) == (["/srv/app"], [])
+    asked = len(runtime.asked)
+    with pytest.raises(InvalidValue, match="/etc/passwd/x: Not a directory"):
+        await new(service, name="wrong", working_directory="/etc/passwd/x", command=["true"])
+    assert [each.split()[0] for each in runtime.asked[asked:]] == ["start", "stop", "delete"]
+    assert [record.name for record in (await service.list(TENANT, 10, None, None, {}))[0]] == [made.name]
+
+
 async def test_a_memory_kill_is_told_apart(service: ContainerService, runtime: FakeContainers) -> None:
     made = await new(service, command=["eat"])
     runtime.oom_kills = 1
@@ -405,6 +458,20 @@ async def test_what_a_node_left_half_done_is_settled_by_the_next(
     assert seen.state is (State.RUNNING if half is State.STARTING and runs else State.EXITED)
     await again.delete(TENANT, made.container_id)
     assert runtime.layers == set()
+
+
+async def test_a_half_done_start_that_can_never_be_finished_is_given_up(
+    service: ContainerService, make_service: MakeService, runtime: FakeContainers
+) -> None:
+    made = await new(service)
+    entry = service._registry.get(TENANT, made.container_id)
+    entry.kept.spec = entry.spec.model_copy(update={"working_directory": "/etc/passwd/x"})
+    for state in (State.STOPPING, State.EXITED, State.STARTING):
+        await service._registry.move(entry, state)
+    again = await make_service()
+    seen = await again.get(TENANT, made.container_id)
+    assert (seen.state, seen.exit_reason, runtime.live) == (State.EXITED, "not_started", {})
+    assert "Not a directory" in (seen.error_message or "")
 
 
 async def test_output_of_containers_that_are_no_more_is_removed(make_service: MakeService, tmp_path: Path) -> None:

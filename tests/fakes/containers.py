@@ -25,6 +25,7 @@ from runtime.containers.api import (
     LiveContainer,
     Process,
 )
+from runtime.containers.ends import MemoryKills
 
 
 class FakeLink:
@@ -49,6 +50,11 @@ class FakeLink:
         self.live.main_pid, self.live.main_exit = 20 + len(self.live.mains), None
         return self.live.main_pid
 
+    async def make_folder(self, path: str) -> None:
+        self.live.folders.append(path)
+        if path.startswith("/etc/passwd/"):
+            raise CommandNotStarted(f"working directory {path}: Not a directory", 125)
+
     async def run(self, command: Command) -> Process:
         raise CommandNotStarted(f"{command.argv[0]}: No such file or directory", 127)
 
@@ -60,13 +66,15 @@ class FakeLink:
 
 
 class FakeLive:
-    def __init__(self, spec: ContainerSpec, pid: int, address: str | None) -> None:
+    def __init__(self, spec: ContainerSpec, pid: int, address: str | None, memory: MemoryKills) -> None:
         self.spec = spec
         self.container_id, self.tenant_id = spec.container_id, spec.tenant_id
         self.pid, self.address, self.started_at = pid, address, time.time()
+        self.memory = memory
         self.link: FakeLink | None = FakeLink(self)
         self.on_main_exit: Callable[[int], None] = lambda _code: None
         self.mains: list[Command] = []
+        self.folders: list[str] = []
         self.main_pid: int | None = None
         self.main_exit: int | None = None
 
@@ -121,7 +129,8 @@ class FakeContainers:
         if self.fail_starts is not None:
             raise self.fail_starts
         self.layers.add(spec.container_id)
-        live = FakeLive(spec, next(self._pids), None if spec.network == "none" else "127.0.0.1")
+        address = None if spec.network == "none" else "127.0.0.1"
+        live = FakeLive(spec, next(self._pids), address, MemoryKills(lambda: self.oom_kills))
         self.live[spec.container_id] = live
         return live
 

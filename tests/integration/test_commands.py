@@ -19,6 +19,8 @@ import pytest
 from pool.commands import Commands
 from pool.terminals import Terminals
 from quilt_fn.errors import ContainerNotFound, ContainerNotRunning
+from quilt_fn.model.container import ExecResult
+from runtime.containers.ends import MemoryKills
 from runtime.containers.link import InitLink
 from tests.fakes.calls import until
 from tests.fakes_gateway.http import Http, serving
@@ -37,6 +39,7 @@ class OneContainer:
         self.container_id, self.tenant_id = "ctr_1", "t1"
         self.pid, self.address, self.started_at = 0, None, 0.0
         self.link: InitLink | None = link
+        self.memory = MemoryKills(lambda: 0)
 
     def running(self, tenant_id: str, container_id: str) -> OneContainer:
         if tenant_id != self.tenant_id or container_id not in ("ctr_1", "ctr_2"):
@@ -100,14 +103,32 @@ async def test_exec(http: Http) -> None:
     value = reply.json
     assert reply.status == 200 and value.pop("execution_time_ms") > 0
     assert value == {
-        "container_id": "ctr_1", "exit_code": 3, "stdout": "in é\n1 2\n/usr\n", "stderr": "err\n", "timed_out": False,
-        "truncated": False,
+        "container_id": "ctr_1", "exit_code": 3, "exit_reason": "exited", "stdout": "in é\n1 2\n/usr\n",
+        "stderr": "err\n", "stdout_b64": None, "stderr_b64": None, "timed_out": False, "truncated": False,
     }  # fmt: skip
 
 
 async def test_exec_of_bytes_that_are_no_text(http: Http) -> None:
-    reply = await http("POST", EXEC, json={"command": ["printf", "a\\377\\000b"]})
-    assert reply.json["stdout"] == "a\ufffd\x00b"
+    reply = await http("POST", EXEC, json={"command": ["sh", "-c", "printf 'a\\377\\000b'; echo plain >&2"]})
+    assert (reply.json["stdout"], reply.json["stderr"]) == ("a\ufffd\x00b", "plain\n")
+    assert (base64.b64decode(reply.json["stdout_b64"]), reply.json["stderr_b64"]) == (b"a\xff\0b", None)
+
+
+async def test_exec_of_all_bytes_there_and_back(http: Http) -> None:
+    every = bytes(range(256)) * 500
+    reply = await http("POST", EXEC, json={"command": ["cat"], "stdin_data": b64(every)})
+    assert ExecResult.model_validate(reply.json).stdout_bytes == every
+    wrong = await http("POST", EXEC, json={"command": ["cat"], "stdin_data": "%"})
+    assert (wrong.status, wrong.json["details"]["fields"][0]["field"]) == (422, "stdin_data")
+    both = await http("POST", EXEC, json={"command": ["cat"], "stdin_data": "", "stdin": "a"})
+    assert (both.status, "not both" in both.json["error"]) == (422, True)
+
+
+async def test_a_character_at_the_limit_does_not_make_bytes_of_a_text(http: Http) -> None:
+    script = "yes éé | tr -d '\\n' | head -c 1500001"
+    reply = await http("POST", EXEC, json={"command": ["sh", "-c", "printf x; " + script]})
+    assert reply.json["truncated"] and reply.json["stdout_b64"] is None
+    assert reply.json["stdout"] == "x" + "é" * ((1 << 19) - 1)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +169,20 @@ async def test_the_container_goes_during_an_exec(http: Http, served: Served) -> 
     os.kill(served.pid, signal.SIGKILL)
     reply = await asyncio.wait_for(waiting, 20)
     assert (reply.status, reply.code) == (409, "CONTAINER_NOT_RUNNING")
+
+
+async def test_why_a_command_ended(http: Http) -> None:
+    for script, timeout_ms, code, reason in (
+        ("exit 137", 20_000, 137, "signalled"), ("kill -TERM $$", 20_000, 143, "signalled"),
+        ("sleep 100", 100, 143, "timed_out"), ("exit 2", 20_000, 2, "exited"),
+    ):  # fmt: skip
+        body = {"command": ["sh", "-c", script], "timeout_ms": timeout_ms}
+        done = (await http("POST", EXEC, json=body)).json
+        last = frames_of((await http("POST", STREAM, json=body)).body)[-1]
+        assert (done["exit_code"], done["exit_reason"]) == (last["code"], last["exit_reason"]) == (code, reason)
+    for path in (EXEC, STREAM):
+        reply = await http("POST", path, json={"command": ["no-such"]})
+        assert frames_of(reply.body)[-1]["exit_reason"] == "not_started"
 
 
 # --- stream -----------------------------------------------------------------------------------------------------------

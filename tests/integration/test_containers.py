@@ -5,6 +5,7 @@ Not here: commands in them (test_commands), their network, volumes, and kill -9 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -117,10 +118,43 @@ def test_its_command(machines: Machines) -> None:
     assert "no-such-command" in none["error_message"]
 
 
+def test_a_followed_log_ends_with_its_command(machines: Machines) -> None:
+    script = "echo one; sleep 1; echo two; echo three >&2; printf end"
+    ctr = machines.new(command=["sh", "-c", script])["container_id"]
+    for _ in range(2):  # while it runs, and afterwards
+        lines = machines.live.ask("GET", f"/api/containers/{ctr}/logs?follow=true").body.splitlines()
+        assert sorted(json.loads(line)["text"] for line in lines) == ["end", "one", "three", "two"]
+    assert machines.get(ctr)["exit_code"] == 0
+
+
+def test_its_working_directory_is_made(live: Live, machines: Machines) -> None:
+    made = machines.new(working_directory="/srv/app/data", command=["sh", "-c", "pwd; echo kept > file"])
+    ctr = made["container_id"]
+    assert machines.sh(ctr, "pwd; stat -c '%U %a' .") == "/srv/app/data\nroot 755\n"
+    wait_for(lambda: machines.get(ctr)["exit_code"] == 0, "its command to have ended well")
+    machines.sh(ctr, "mv /srv/app /srv/old")
+    machines.ask(ctr, "stop", {"timeout_s": 0})
+    assert machines.begin(ctr, "start")["status"] == "succeeded"
+    assert machines.sh(ctr, "pwd; cat ../../old/data/file") == "/srv/app/data\nkept\n"
+
+
+def test_a_working_directory_that_cannot_be_made_refuses_the_container(live: Live, machines: Machines) -> None:
+    machines.new()
+    machines.delete_all()  # what is made once for a tenant is made
+    before = settled(live)
+    body = {"name": "nowhere", "working_directory": "/etc/passwd/x", "command": ["true"]}
+    refused = live.ask("POST", "/api/containers", body)
+    assert (refused.status, refused.code) == (422, "INVALID_VALUE")
+    assert "/etc/passwd/x: Not a directory" in refused.json()["error"]
+    assert refused.json()["details"]["fields"][0]["field"] == "working_directory"
+    assert live.ask("GET", "/api/containers/by-name/nowhere").status == 404
+    assert_nothing_left(live, before)
+
+
 def test_a_command_is_restarted(machines: Machines) -> None:
     ctr = machines.new(command=["sh", "-c", "echo . >> /root/starts; exit 1"], restart="on-failure")["container_id"]
     wait_for(lambda: machines.get(ctr)["restart_count"] >= 2, "two restarts")
-    assert len(machines.sh(ctr, "cat /root/starts").split()) >= 3
+    wait_for(lambda: len(machines.sh(ctr, "cat /root/starts").split()) >= 3, "the third start to have run")
 
 
 def test_out_of_memory_is_told_apart(machines: Machines) -> None:
@@ -128,6 +162,22 @@ def test_out_of_memory_is_told_apart(machines: Machines) -> None:
     seen = wait_for(lambda: (r := machines.get(ctr))["exit_code"] is not None and r, "the kernel to kill it")
     assert (seen["state"], seen["exit_code"], seen["exit_reason"]) == ("running", 137, "out_of_memory")
     assert machines.live.ok("GET", f"/api/containers/{ctr}/metrics")["oom_kills"] >= 1
+
+
+def test_out_of_memory_of_commands_is_told_apart(machines: Machines) -> None:
+    ctr = machines.new(command=["sleep", "1000"], memory_limit_mb=64)["container_id"]
+    hog: dict[str, Any] = {"command": ["python3", "-c", HOG]}
+    done = machines.ask(ctr, "exec", hog)
+    assert (done["exit_code"], done["exit_reason"]) == (137, "out_of_memory")
+    frames = machines.live.ask("POST", f"/api/containers/{ctr}/stream", hog).body.splitlines()
+    last = json.loads(frames[-1])
+    assert (last["type"], last["code"], last["exit_reason"]) == ("exit", 137, "out_of_memory")
+    killed = machines.ask(ctr, "exec", {"command": ["sh", "-c", "kill -9 $$"]})
+    assert (killed["exit_code"], killed["exit_reason"]) == (137, "signalled")
+    # Those kills were others': the container's own command was killed by hand.
+    machines.sh(ctr, "pkill -9 -f '^sleep 100[0]'")
+    seen = wait_for(lambda: (r := machines.get(ctr))["exit_code"] is not None and r, "the command's end")
+    assert (seen["exit_code"], seen["exit_reason"]) == (137, "signalled")
     assert machines.run(ctr, "true")["exit_code"] == 0
 
 

@@ -17,9 +17,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.cli import QUILT, environment, quilt
 from tests.integration.live import REPOSITORY, Answer, Live, wait_for
-
-QUILT = [sys.executable, "-m", "quilt_fn.cli.main"]
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +32,6 @@ def container(live: Live) -> Iterator[str]:
 @pytest.fixture
 def container_id(live: Live, container: str) -> str:
     return str(live.ok("GET", f"/api/containers/by-name/{container}")["container_id"])
-
-
-def environment(live: Live) -> dict[str, str]:
-    return {**os.environ, "QUILT_URL": f"http://127.0.0.1:{live.port}", "QUILT_API_KEY": live.key, "TERM": "xterm"}
-
-
-def quilt(live: Live, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*QUILT, *words], cwd=REPOSITORY, env=environment(live), input=stdin, capture_output=True, timeout=60
-    )
 
 
 def test_exec_passes_everything_on(live: Live, container: str) -> None:
@@ -66,6 +55,15 @@ def test_exit_codes_of_exec(live: Live, container: str) -> None:
     assert timed.returncode == 124 and b"time limit" in timed.stderr
     assert quilt(live, "exec", container).returncode == 2
     assert quilt(live, "exec", "-e", "NOT_SET_ANYWHERE", container, "true").returncode == 2
+
+
+def test_exec_says_that_memory_ran_out(live: Live) -> None:
+    made = live.ok("POST", "/api/containers", {"name": "small", "memory_limit_mb": 64})
+    try:
+        done = quilt(live, "exec", "small", "python3", "-c", "a = []\nwhile True: a.append(bytearray(1 << 20))")
+    finally:
+        live.ok("DELETE", f"/api/containers/{made['container_id']}")
+    assert (done.returncode, b"memory ran out" in done.stderr) == (137, True), done
 
 
 def test_ctrl_c_at_exec_ends_the_command(live: Live, container: str, container_id: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from quilt_fn.errors import Conflict, ContainerNotRunning, InvalidValue, NotFound
 from runtime.containers.api import Command, CommandNotStarted
+from runtime.containers.ends import MemoryKills
 from runtime.containers.exec import Completed, run_to_end
 from runtime.containers.link import InitLink
 from runtime.containers.log import ContainerLog, open_files
@@ -43,7 +45,7 @@ async def run(
     own = leftovers or Leftovers()
     try:
         return await run_to_end(
-            link, Command(argv, **fields),  # type: ignore[arg-type]
+            link, MemoryKills(lambda: 0), Command(argv, **fields),  # type: ignore[arg-type]
             stdin=stdin, timeout_s=timeout_s, limit_bytes=1 << 20, leftovers=own,
         )  # fmt: skip
     finally:
@@ -61,6 +63,10 @@ async def busy(link: InitLink) -> None:
     """Until something else than init runs in there."""
     while not (await link.status()).others:
         pass
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def sizes(folder: Path) -> int:
@@ -109,6 +115,27 @@ async def test_what_cannot_be_started_is_told_as_a_shell_does(served: Served) ->
     with pytest.raises(InvalidValue):
         await link.run(Command(("/bin/echo", "a\0b")))
     assert (await run(link, "/bin/true")).exit_code == 0
+    link.close()
+
+
+async def test_a_folder_is_made(served: Served) -> None:
+    link = served.link()
+    before = descriptors()
+    await link.make_folder("/root/a/b//c/")
+    await link.make_folder("/root/a/b/c")
+    await link.make_folder("/usr/bin")  # read-only, and there
+    assert await text(link, "stat -c '%u %a' /root/a /root/a/b/c; cd /root/a/b/c && pwd") == (
+        "0 755\n0 755\n/root/a/b/c"
+    )
+    await run(link, "/bin/sh", "-c", "ln -s loop /root/loop; echo > /root/file")
+    for path, words in (
+        ("/root/file", "Not a directory"), ("/root/file/a", "Not a directory"), ("/root/loop/a", "Too many levels"),
+        ("/proc/a", "No such file"),
+    ):  # fmt: skip
+        with pytest.raises(CommandNotStarted, match=f"working directory {path}: {words}"):
+            await link.make_folder(path)
+    assert await text(link, "echo on") == "on"
+    assert descriptors() == before
     link.close()
 
 
@@ -280,6 +307,22 @@ async def test_a_chatty_main_is_kept_within_its_limit_and_holds_nothing_up(serve
     assert sizes(tmp_path) <= 2 * 256 * 1024
     last = [line.text async for line in log.lines(3, follow=False)]
     assert last == ["line 59997", "line 59998", "line 59999"]
+    link.close()
+
+
+@pytest.mark.parametrize("size", [65_536, 1 << 20])
+async def test_who_is_told_of_the_end_finds_the_last_words(served: Served, tmp_path: Path, size: int) -> None:
+    link = served.link()
+    files = open_files(tmp_path)
+    await link.set_log(files, 8 << 20)
+    for fd in files:
+        os.close(fd)
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    link.on_main_exit = ended.set_result
+    script = f"import fcntl, os; fcntl.fcntl(1, 1031, {size}); os.write(1, b'x' * ({size} - 5) + b'\\nlast')"
+    await link.start_main(Command((sys.executable, "-c", script)))
+    lines = [line.text async for line in ContainerLog(tmp_path).lines(100, follow=True, ended=ended.done)]
+    assert (ended.result(), lines[-1], sum(map(len, lines))) == (0, "last", size - 1)
     link.close()
 
 

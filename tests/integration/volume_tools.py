@@ -86,5 +86,13 @@ def half_upload(live: Live, name: str, path: str) -> socket.socket:
     return sock
 
 
+def half_archive(live: Live, path: str, archive: bytes) -> socket.socket:
+    """A connection over which the beginning of an archive has been sent."""
+    sock = socket.create_connection(("127.0.0.1", live.port))
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {live.key}\r\nContent-Length: {8 * MIB}\r\n\r\n"
+    sock.sendall(head.encode() + archive)
+    return sock
+
+
 def loops() -> str:
     return "".join(path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file"))

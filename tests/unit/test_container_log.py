@@ -76,3 +76,19 @@ async def test_follow_goes_over_into_the_other_file(tmp_path: Path) -> None:
     write(tmp_path, 0, 3, (4.0, 1, b"e\n"))
     assert await text() == "e"
     await lines.aclose()  # type: ignore[attr-defined]
+
+
+async def test_follow_ends_with_the_command_and_tells_what_it_wrote_before(tmp_path: Path) -> None:
+    write(tmp_path, 0, 1, (1.0, 1, b"a\n"))
+    over = False
+    lines = ContainerLog(tmp_path).lines(10, follow=True, ended=lambda: over)
+    assert (await asyncio.wait_for(anext(lines), 10)).text == "a"
+    write(tmp_path, 0, None, (2.0, 1, b"b\nno end"))
+    over = True
+    assert [line.text async for line in lines] == ["b", "no end"]
+
+
+async def test_follow_of_what_has_ended_is_what_there_is(tmp_path: Path) -> None:
+    write(tmp_path, 0, 1, (1.0, 1, b"a\nno end"))
+    lines = ContainerLog(tmp_path).lines(10, follow=True, ended=lambda: True)
+    assert [line.text async for line in lines] == ["a", "no end"]

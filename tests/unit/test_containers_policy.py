@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pool.containers.policy import Restart, comes_back, exit_reason, expired, pause_before_restart
+from pool.containers.policy import Restart, comes_back, expired, pause_before_restart
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,3 @@ def test_time_to_live() -> None:
     assert not expired(None, 1e12)
     assert not expired(10.0, 9.999)
     assert expired(10.0, 10.0)
-
-
-@pytest.mark.parametrize(
-    ("code", "kills", "reason"),
-    [(0, False, "exited"), (3, True, "exited"), (128, False, "exited"), (143, True, "signalled"),
-     (137, False, "signalled"), (137, True, "out_of_memory")],
-)  # fmt: skip
-def test_why_a_command_ended(code: int, kills: bool, reason: str) -> None:
-    assert exit_reason(code, kills) == reason

@@ -9,11 +9,12 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { PIECE = 32 * 1024, PIPE_PIECES = 64 * 1024 / PIECE };
+enum { PIECE = 32 * 1024 };
 struct __attribute__((packed)) head {
     uint64_t time;
     uint32_t length;
@@ -84,12 +85,20 @@ static bool copy(int i) {
     return false;
 }
 
+void capture_last_words(void) {
+    for (int i = 0; i < 2; i++) {
+        int waiting = 0; /* as much as that: the command's children may go on writing */
+        if (files[0] < 0 || sources[i] < 0 || ioctl(sources[i], FIONREAD, &waiting) < 0)
+            continue;
+        while (waiting > 0 && copy(i))
+            waiting -= PIECE;
+    }
+}
+
 void capture_source(int out, int err) {
     int given[2] = {out, err};
+    capture_last_words(); /* of the command before this one; its children, if any are left, lose their pipe */
     for (int i = 0; i < 2; i++) {
-        /* The last words of the command before this one; its children, if any are left, lose their pipe. */
-        for (int turn = 0; files[0] >= 0 && sources[i] >= 0 && turn < PIPE_PIECES && copy(i); turn++)
-            ;
         if (sources[i] >= 0)
             close(sources[i]);
         sources[i] = given[i];

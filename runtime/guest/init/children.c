@@ -64,6 +64,7 @@ int children_run(int peer, uint32_t id, const struct command *command, int *step
 
 static void main_ended(const struct child *child) {
     main_status = child->status;
+    capture_last_words(); /* who is told of the end finds all of them in the log */
     struct answer answer = {.kind = A_MAIN_ENDED, .a = child->made.pid, .b = child->status};
     peers_tell_all(&answer);
 }

@@ -19,11 +19,12 @@
 enum { MESSAGE_LIMIT = 160 * 1024, PEERS = 16, CHILDREN = 2048, STRINGS = 8192, REAPED_A_TURN = 512 };
 
 enum operation { OP_STATUS = 1, OP_RUN, OP_KILL, OP_LOG };
-enum { RUN_TTY = 1, RUN_MAIN = 2 };
+enum { RUN_TTY = 1, RUN_MAIN = 2, RUN_FOLDER = 4 };
 enum { KILL_GROUP = 1 };
 
 /* Native integers, then `argc + envc + 2` strings, each ended by NUL: folder, user ("" for root), arguments,
- * environment. The two columns and rows are a terminal's; for OP_KILL a is the pid and b the signal; for OP_LOG a is
+ * environment. With RUN_FOLDER nothing is executed: root makes the folder where it is not there, and that is all.
+ * The two columns and rows are a terminal's; for OP_KILL a is the pid and b the signal; for OP_LOG a is
  * the limit of a file in bytes, and two descriptors come along, or none to give the present ones up. */
 struct request {
     uint32_t op, id, flags;
@@ -93,6 +94,7 @@ void peers_tell_all(const struct answer *answer);
 /* capture.c: takes the read ends of the main command's stdout and stderr over. */
 void capture_files(const int files[2], off_t limit);
 void capture_source(int out, int err);
+void capture_last_words(void); /* what stands in the pipes now is in the files when this returns */
 size_t capture_poll(struct pollfd *polls);
 void capture_ready(const struct pollfd *poll);
 

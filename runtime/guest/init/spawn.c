@@ -83,11 +83,33 @@ static void become(const struct identity *who, int report) {
         fail(report, STEP_USER);
 }
 
+/* Whether it can be entered in the end is the caller's to see. */
+static int make_folders(char *path) {
+    for (char *at = path + (*path != 0);; at++) {
+        if (*at && *at != '/')
+            continue;
+        char end = *at;
+        *at = 0;
+        int failed = mkdir(path, 0755) < 0 && errno != EEXIST;
+        *at = end;
+        if (failed)
+            return -1;
+        if (!end)
+            return 0;
+    }
+}
+
 static void child(const struct command *command, const int inner[3], int report) {
     sigset_t none;
     sigemptyset(&none);
     bool terminal = command->flags & RUN_TTY;
     setsid();
+    if (command->flags & RUN_FOLDER) {
+        if (chdir(command->folder) < 0)
+            if (errno != ENOENT || make_folders(command->folder) < 0 || chdir(command->folder) < 0)
+                fail(report, STEP_FOLDER);
+        _exit(0);
+    }
     struct identity who;
     if (!users_find(command->user, &who)) {
         errno = ENOENT;

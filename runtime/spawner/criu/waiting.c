@@ -106,6 +106,7 @@ static void run(int peer, int argc, char **argv) {
 
 __attribute__((constructor)) static void wait_for_requests(int argc, char **argv) {
     unsetenv("LD_PRELOAD"); /* not for what CRIU starts */
+    close_range(LISTENER + 1, ~0u, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0L, 0L, 0L);
     signal(SIGCHLD, SIG_IGN); /* the kernel collects the processes of the runs */
     for (;;) {
