@@ -29,7 +29,7 @@ class Reported:
 
 
 async def states(platform: FakePlatform) -> dict[str, str]:
-    return {image.name: image.state for image in await platform.images.list()}
+    return {image.name: image.state for image in (await platform.images.list(10, None))[0]}
 
 
 async def test_a_build_is_an_operation_and_there_is_one_at_a_time() -> None:
