@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from pool.disk import DiskFloor  # noqa: E402
 from pool.metrics import Metrics  # noqa: E402
 from pool.stats import NodeStats  # noqa: E402
 from quilt_fn import states  # noqa: E402
@@ -109,7 +110,7 @@ def architecture_states() -> str:
 def metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
     """(name as it is exposed, type, labels, help) of each metric, collected from a node that has done nothing."""
     nothing = SimpleNamespace(all=list, of=lambda _: [], up=True)
-    collector = Metrics(NodeStats(), nothing, nothing, nothing, lambda: 1)  # type: ignore[arg-type]
+    collector = Metrics(NodeStats(), nothing, nothing, nothing, lambda: 1, DiskFloor(ROOT, 0))  # type: ignore[arg-type]
     for family in collector.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = tuple(getattr(family, "_labelnames", ()))

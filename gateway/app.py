@@ -97,6 +97,8 @@ def _asked(services: Services, route: Route) -> Callable[[web.Request], Awaitabl
             caller = await authenticate(services.platform, request, in_query=route.token)
             if services.limits is not None:
                 services.limits.take(caller.key_id)
+        if route.fills:
+            services.platform.disk.check()
         ask = Ask(request, services, caller, request[REQUEST_ID])
         return await (once(ask, route) if route.replays else route.handler(ask))
 

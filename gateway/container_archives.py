@@ -37,7 +37,7 @@ ROUTES = (
     Route(
         "POST", ARCHIVE, unpack,
         "202 when the raw tar or tar.gz was taken; its root unpacks all of it or nothing; 409 where it does not run",
-        body=TAR, answers=Accepted, status=202,
+        body=TAR, answers=Accepted, status=202, fills=True,
         query=(PATH, Query("strip_components", "folders to take off each name", "integer")),
     ),
     Route(

@@ -17,7 +17,7 @@ from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.lines import send_lines
 from gateway.operations import accepted
-from gateway.route import Concern, Query, Route
+from gateway.route import FULL, Concern, Query, Route
 from pool.api import Report
 from quilt_fn.errors import QuiltError
 from quilt_fn.model.common import Model
@@ -235,7 +235,7 @@ CONCERN = Concern(
     (
         Route(
             "POST", "/api/containers", create, "record; running and evaluated when it answers",
-            body=ContainerCreate, answers=ContainerRecord, status=201,
+            body=ContainerCreate, answers=ContainerRecord, status=201, fills=True,
         ),
         Route(
             "GET", "/api/containers", list_, "`{containers, next_cursor}`, newest first",
@@ -264,7 +264,7 @@ CONCERN = Concern(
         Route("POST", ONE + "/resume", resume, "202; of a paused one", answers=Accepted, status=202),
         Route(
             "POST", "/api/containers/batch", batch, "202; each item says what became of it", body=Batch,
-            answers=Accepted, status=202,
+            answers=Accepted, status=202, fills=True,
         ),
         Route("GET", ONE + "/metrics", metrics, "what it uses, beside its limits", answers=USAGE),
         Route("GET", ONE + "/processes", processes, "`{processes}`, by its own pids", answers={"processes": []}),
@@ -285,7 +285,7 @@ CONCERN = Concern(
         Route("DELETE", ONE, delete, "`{success, container_id}`; what runs is killed",
               answers={"success": True, "container_id": "ctr_…"}),
     ),
-    health=health.all_of(health.redis, health.spawner),
+    health=health.all_of(health.redis, health.spawner, health.disk),
     examples=examples.CONTAINERS,
     rules=(
         *commands.RULES,
@@ -293,6 +293,7 @@ CONCERN = Concern(
         "Its `working_directory` is made at a start where it is not there. A create is refused where it can't be made.",
         "Its writable layer outlives stop and start, and a restart of the platform.",
         "The host name follows a new name at the next start.",
+        FULL,
     ),
     states=("CONTAINER",),
 )  # fmt: skip

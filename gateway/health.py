@@ -28,6 +28,11 @@ async def bridge(ask: Ask) -> str | None:
     return await _feature(ask, "network")
 
 
+async def disk(ask: Ask) -> str | None:
+    """Room for what is new."""
+    return await _feature(ask, "disk")
+
+
 async def _feature(ask: Ask, name: str) -> str | None:
     found = (await ask.platform.system())["features"][name]
     return None if found["available"] else str(found["reason"])

@@ -34,10 +34,10 @@ CONCERN = Concern(
         Route("GET", "/api/images", list_, "`{images, next_cursor}`, by name", answers=pages.example("images"),
               query=pages.QUERY),
         Route("POST", "/api/images/{name}/build", build, "202; also where it is built already: new packages then",
-              answers=Accepted, status=202),
+              answers=Accepted, status=202, fills=True),
         Route("DELETE", "/api/images/{name}", delete, "204; 409 while containers stand on it", status=204),
     ),
-    health=health.spawner,
+    health=health.all_of(health.spawner, health.disk),
     examples=examples.IMAGES,
     rules=(
         "A container of an image that is not built is refused: 404 IMAGE_NOT_FOUND, and the hint says how to build it.",

@@ -125,6 +125,7 @@ def _operation(route: Route, concerns: Sequence[Concern], references: References
         ],
         "responses": {
             **{str(status): _success(route, references) for status in (route.status, *route.also)},
+            **({"507": {"$ref": "#/components/responses/Error"}} if route.fills else {}),
             "default": {"$ref": "#/components/responses/Error"},
         },
     }

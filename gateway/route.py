@@ -49,6 +49,8 @@ class Route:
     query: tuple[Query, ...] = ()
     headers: tuple[Query, ...] = ()
     """Headers of its own; the key and Idempotency-Key go without saying."""
+    fills: bool = False
+    """Whether it takes room on the disk for good: 507 while there is too little (QUILT_DISK_RESERVE_MB)."""
     replay: Literal["", "answer", "secret", "conflict"] | None = None
     """What a repeated Idempotency-Key gets: the `answer` of the first; so, but with an answer that is a `secret` and
     stays in memory; a 409 with the first's operation_id (`conflict`); the header means nothing (``). By default
@@ -83,6 +85,10 @@ class Example:
     """Of an answer that does not end: leave it after so many lines. 0: read it to its end."""
 
 
+FULL = (
+    "Less than QUILT_DISK_RESERVE_MB free on the node's disk: 507 DISK_FULL for what takes room; what is there goes on."
+)
+"""A rule of the concerns that have such routes (`Route.fills`)."""
 Probe = Callable[[Ask], Awaitable[str | None]]
 """None where the concern can work now, else why it can't. It asks, and assumes nothing."""
 

@@ -18,7 +18,7 @@ from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.operations import accepted
 from gateway.responses import OCTETS, stream
-from gateway.route import Concern, Query, Route
+from gateway.route import FULL, Concern, Query, Route
 from quilt_fn.errors import InvalidRequest, RangeNotSatisfiable
 from quilt_fn.model.operation import Accepted
 from quilt_fn.model.volume import (
@@ -207,7 +207,8 @@ CONCERN = Concern(
     "volumes",
     "Folders that outlive containers and functions, attached to as many of them as you like.",
     (
-        Route("POST", "/api/volumes", create, "201 record", body=VolumeCreate, answers=VolumeRecord, status=201),
+        Route("POST", "/api/volumes", create, "201 record", body=VolumeCreate, answers=VolumeRecord, status=201,
+              fills=True),
         Route("GET", "/api/volumes", list_, "`{volumes, next_cursor}`, newest first",
               answers=pages.example("volumes"), query=(Query("label", "`key` or `key=value`"), *pages.QUERY)),
         Route("GET", VOLUME, get, "record", answers=VolumeRecord),
@@ -221,21 +222,22 @@ CONCERN = Concern(
               query=(PATH, Query("limit", "at most 200", "integer"),
                      Query("cursor", "`next_cursor` of the page before"))),
         Route("POST", VOLUME + "/files", write, "201 `{path, size}`; content as base64, within QUILT_MAX_BODY_MB",
-              body=FileWrite, answers=FileWritten, status=201),
+              body=FileWrite, answers=FileWritten, status=201, fills=True),
         Route("PUT", FILE, put, "201 `{path, size}`; raw body of any size, which takes its place when it is whole",
-              body=OCTETS, answers=FileWritten, status=201, query=(Query("mode", "octal, such as 644"),)),
+              body=OCTETS, answers=FileWritten, status=201, fills=True,
+              query=(Query("mode", "octal, such as 644"),)),
         Route("GET", FILE, download, "raw bytes; `Range` gives 206", answers=OCTETS, also=(206,),
               headers=(Query("Range", "`bytes=a-b`, `a-` or `-n`"),)),
         Route("DELETE", FILE, remove, "204 for a file, a link or an empty folder", status=204,
               query=(Query("recursive", "a folder with all that is in it", "boolean"),)),
         Route("POST", VOLUME + "/archive", unpack,
               "`{path, entries, bytes}` of a raw tar or tar.gz: all of it is unpacked, or nothing",
-              body=TAR, answers=Unpacked,
+              body=TAR, answers=Unpacked, fills=True,
               query=(PATH, Query("strip_components", "folders to take off each name", "integer"))),
         Route("GET", VOLUME + "/archive", pack, "raw tar of a folder's contents, or of one file", answers=TAR,
               query=(PATH, Query("format", "tar or tar.gz"))),
     ),
-    health=health.all_of(health.redis, health.spawner),
+    health=health.all_of(health.redis, health.spawner, health.disk),
     examples=examples.VOLUMES,
     rules=(
         "Paths are relative to the volume's top; `..` is refused, and links are followed within the volume only.",
@@ -246,6 +248,7 @@ CONCERN = Concern(
         "A volume with `size_limit_mb` is a filesystem of that size, its own bookkeeping included.",
         "Attached volumes can be neither deleted nor renamed: 409 VOLUME_ATTACHED names who has them.",
         "Where there is no room: 413 VOLUME_FULL, and what was there before stays.",
+        FULL,
     ),
     states=("VOLUME",),
 )  # fmt: skip

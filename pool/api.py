@@ -208,6 +208,14 @@ class Replays(Protocol):
         ...
 
 
+class DiskRoom(Protocol):
+    """The room on the disk of the state folder."""
+
+    def check(self) -> None:
+        """Before anything that takes room for good. Raises DiskFull."""
+        ...
+
+
 class Platform(Protocol):
     @property
     def commands(self) -> Commands:
@@ -236,6 +244,9 @@ class Platform(Protocol):
 
     @property
     def volumes(self) -> Volumes: ...
+
+    @property
+    def disk(self) -> DiskRoom: ...
 
     @property
     def images(self) -> ImageService: ...

@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from pool.api_keys import DEFAULT_TENANT
+from pool.disk import DiskFloor
 from pool.functions import FunctionEntry
 from pool.pools import Pools
 from pool.redis_link import RedisLink
@@ -28,13 +29,20 @@ from quilt_fn.states import InstanceState
 
 class Metrics(Collector):
     def __init__(
-        self, stats: NodeStats, registry: Registry, pools: Pools, link: RedisLink, leases: Callable[[], int]
+        self,
+        stats: NodeStats,
+        registry: Registry,
+        pools: Pools,
+        link: RedisLink,
+        leases: Callable[[], int],
+        disk: DiskFloor,
     ) -> None:
         self._stats = stats
         self._registry = registry
         self._pools = pools
         self._link = link
         self._leases = leases
+        self._disk = disk
         self._prometheus = CollectorRegistry()
         self._prometheus.register(self)
 
@@ -54,6 +62,13 @@ class Metrics(Collector):
             "quilt_records_dropped", "Records dropped while Redis was away.", self._stats.records_dropped
         )
         yield GaugeMetricFamily("quilt_redis_up", "Whether Redis answered last.", float(self._link.up))
+
+        yield GaugeMetricFamily(
+            "quilt_disk_free_bytes", "Room left on the disk of the state folder.", self._disk.free_bytes()
+        )
+        yield GaugeMetricFamily(
+            "quilt_disk_reserve_bytes", "With less room than this nothing new is taken.", self._disk.reserve_bytes
+        )
 
     def _starts(self) -> Iterable[Metric]:
         starts = CounterMetricFamily(

@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from importlib.metadata import version as package_version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
@@ -26,6 +27,7 @@ from pool.containers.archives import ContainerArchives
 from pool.containers.registry import ContainerRegistry
 from pool.containers.service import ContainerService
 from pool.deploy import Deployer
+from pool.disk import DiskFloor
 from pool.events import Events
 from pool.executor import RuntimeExecutor
 from pool.functions import ASKED_PAUSED, FunctionEntry, checked_spec, function_record
@@ -117,7 +119,10 @@ class Platform:
         self.services = PublishedServices(self._link, self._container_registry, self._directory, clock)
         self.commands = Commands(self.containers)
         self.terminals = Terminals(self.containers)
-        self._metrics = Metrics(self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost))
+        self.disk = DiskFloor(Path(settings.state_dir), settings.disk_reserve_mb)
+        self._metrics = Metrics(
+            self._stats, self._registry, self._pools, self._link, lambda: int(not self._lease.lost), self.disk
+        )
         self.events = Events(clock)
         self.replays = Replays(self._link, node_id)
         self.operations = Operations(
@@ -403,12 +408,13 @@ class Platform:
         return await self._runtime.put_source(tenant_id, filename, text)
 
     async def system(self) -> dict[str, Any]:
+        full = self.disk.reason()
         return {
             "version": package_version("quilt-fn"),
             "node_id": self._node_id,
             "started_at": iso(self._started_at),
             "uptime_s": round(self._clock.wall() - self._started_at, 3),
-            "features": self._runtime.features(),
+            "features": {**self._runtime.features(), "disk": {"available": full is None, "reason": full}},
             "redis": {"available": self._link.up, "durable": self._durable[0], "detail": self._durable[1]},
         }
 

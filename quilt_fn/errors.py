@@ -22,6 +22,7 @@ Not here: the error body's shape (`quilt_fn.model.common`) and its translation t
     │   ├── QueueFull, RateLimited, QuotaExceeded
     ├── Unavailable             503
     │   ├── FunctionBroken, RegistryUnavailable, StartFailed, NotRunning, ContainerBroken
+    │   └── DiskFull            507
     ├── BuildFailed             the user's code or requirements do not build (422)
     ├── FunctionFailed          the user's function failed
     │   ├── HandlerError, HandlerOutOfMemory, ResultNotSerialisable, ResultTooLarge
@@ -251,6 +252,12 @@ class ContainerBroken(Unavailable):
     retryable = False
 
 
+class DiskFull(Unavailable):
+    """The disk of the state folder has less room than must stay free; nothing new is taken, what runs goes on."""
+
+    error_code = "DISK_FULL"
+
+
 class BuildFailed(QuiltError):
     """`details` holds `stage` (bundle, layer, boot, import, hook, warmup, snapshot) and, where there is one,
     `traceback` or `log`.
@@ -315,6 +322,7 @@ HTTP_STATUS: dict[type[QuiltError], int] = {
     PayloadTooLarge: 413,
     LimitReached: 429,
     Unavailable: 503,
+    DiskFull: 507,
     BuildFailed: 422,
     FunctionFailed: 500,
     InvocationTimeout: 504,
@@ -331,6 +339,7 @@ EXIT_CODE: dict[type[QuiltError], int] = {
     Conflict: 6,
     PayloadTooLarge: 6,
     LimitReached: 6,
+    DiskFull: 6,
     BuildFailed: 5,
     FunctionFailed: 5,
     InvocationTimeout: 124,

@@ -62,6 +62,8 @@ class Settings:
     """Volumes that a tenant may have; 0: any number."""
     quota_volume_mb: int = 0
     """The sum of the size limits of a tenant's volumes, each of which then needs one; 0: any."""
+    disk_reserve_mb: int = 512
+    """With less room than this on the disk of the state folder nothing new is taken (507 DISK_FULL); 0: no floor."""
     log_file_mb: int = 8
     """Output of a function beyond what its records hold is kept in up to four files of this size."""
     public_metrics: bool = False

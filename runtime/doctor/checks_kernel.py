@@ -157,10 +157,8 @@ def overlay(machine: Machine, settings: Settings) -> Finding:
 
 
 def state_folder(machine: Machine, settings: Settings) -> Finding:
-    existing = PurePosixPath(settings.state_dir)
-    while not machine.exists(str(existing)):
-        existing = existing.parent
-    folder, kind, options = mount_of(machine, str(existing))
+    existing = _existing(machine, settings)
+    folder, kind, options = mount_of(machine, existing)
     get = "point QUILT_STATE_DIR at a folder on ext4, xfs or btrfs that is mounted without nodev and noexec"
     lost = "layers and images cannot be shown to a tenant as its own"
     where = f"{settings.state_dir} is on {kind} ({folder})"
@@ -171,9 +169,30 @@ def state_folder(machine: Machine, settings: Settings) -> Finding:
         return Finding(
             "state folder", kind in IDMAP_FILESYSTEMS, f"{where}; not tried, that takes root", lost, get, required=True
         )
-    reason = machine.idmap(str(existing))
+    reason = machine.idmap(existing)
     detail = f"{where}, id-mapped mounts work" if reason is None else f"{where}, id-mapped mounts fail: {reason}"
     return Finding("state folder", reason is None, detail, lost, get, required=True)
+
+
+def disk(machine: Machine, settings: Settings) -> Finding:
+    """Whether the disk of the state folder has the room that must stay free."""
+    free_mb, reserve_mb = machine.free_mb(_existing(machine, settings)), settings.disk_reserve_mb
+    known = "unknown" if free_mb is None else f"{free_mb} MB"
+    return Finding(
+        "disk",
+        free_mb is not None and free_mb >= reserve_mb,
+        f"{known} free below {settings.state_dir}; nothing new is taken with less than {reserve_mb} MB",
+        "creates, deploys and uploads are answered 507 DISK_FULL; what runs goes on",
+        "make room on that disk, or set QUILT_DISK_RESERVE_MB",
+    )
+
+
+def _existing(machine: Machine, settings: Settings) -> str:
+    """The state folder, or where it is not made yet the nearest folder above it."""
+    folder = PurePosixPath(settings.state_dir)
+    while not machine.exists(str(folder)):
+        folder = folder.parent
+    return str(folder)
 
 
 def seccomp(machine: Machine, settings: Settings) -> Finding:

@@ -39,6 +39,10 @@ class Machine(Protocol):
         """Why an idmapped mount of `path` failed; None where it worked."""
         ...
 
+    def free_mb(self, path: str) -> int | None:
+        """What an unprivileged process can still write on the disk of `path`."""
+        ...
+
     def node_user(self) -> NodeUser | str: ...
 
     def criu(self) -> list[str] | None: ...
@@ -103,6 +107,13 @@ class RealMachine:
         except (OSError, RuntimeError) as error:
             return str(error)
         return None
+
+    def free_mb(self, path: str) -> int | None:
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            return None
+        return found.f_bavail * found.f_frsize >> 20
 
     def node_user(self) -> NodeUser | str:
         return node_user(self._settings)

@@ -24,6 +24,7 @@ CHECKS: Sequence[Callable[[Machine, Settings], Finding]] = (
     checks_kernel.swap,
     checks_kernel.overlay,
     checks_kernel.state_folder,
+    checks_kernel.disk,
     checks_kernel.seccomp,
     checks_tools.criu,
     checks_kernel.userfaultfd,

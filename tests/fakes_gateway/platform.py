@@ -10,6 +10,7 @@ import builtins
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fakeredis
@@ -17,6 +18,7 @@ import fakeredis
 from pool.api import Caller, Platform, Served, Target
 from pool.clock import Clock
 from pool.commands import Commands
+from pool.disk import DiskFloor
 from pool.events import Events
 from pool.images import ImageService
 from pool.redis_link import RedisLink
@@ -65,7 +67,9 @@ class FakePlatform:
             "spawner": {"available": True, "reason": None},
             "criu": {"available": False, "reason": "a fake"},
             "network": {"available": True, "reason": None},
+            "disk": {"available": True, "reason": None},
         }
+        self.disk = DiskFloor(Path("/"), 0)
         self.operations = FakeOperations()
         self.events = Events(Clock())
         self.replays = Replays(RedisLink(fakeredis.FakeAsyncRedis()), "node_1")

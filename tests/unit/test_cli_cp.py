@@ -45,7 +45,7 @@ async def node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> AsyncIterator[Node]:
     runtime = FakeRuntime()
-    settings = Settings(state_dir=str(tmp_path / "state"), shutdown_seconds=0.2)
+    settings = Settings(state_dir=str(tmp_path), shutdown_seconds=0.2)
     platform = Platform(settings, "", runtime, "node_1", redis=fakeredis.FakeAsyncRedis(), bootstrap_key=KEY)
     await platform.start()
     try:

@@ -76,6 +76,7 @@ class FakeMachine:
     user: NodeUser | str = field(default_factory=lambda: NodeUser(999, 999))
     criu_argv: list[str] | None = field(default_factory=lambda: ["criu"])
 
+    room_mb: int | None = 10_000
     redis_says: tuple[bool | None, str] = (True, "append-only file, fsync always")
 
     def redis(self, url: str) -> tuple[bool | None, str]:
@@ -102,6 +103,10 @@ class FakeMachine:
     def idmap(self, path: str) -> str | None:
         return self.idmap_error
 
+    def free_mb(self, path: str) -> int | None:
+        assert self.exists(path)
+        return self.room_mb
+
     def node_user(self) -> NodeUser | str:
         return self.user
 
@@ -125,7 +130,7 @@ def test_a_machine_with_everything(machine: FakeMachine) -> None:
 
 
 def test_a_machine_with_nothing_never_makes_the_doctor_fail() -> None:
-    bare = FakeMachine(1000, "?", {"/": ""}, {}, set(), "EPERM", "no user", None)
+    bare = FakeMachine(1000, "?", {"/": ""}, {}, set(), "EPERM", "no user", None, room_mb=None)
     findings = report.examine(Settings(), bare)
     assert not any(finding.ok for finding in findings)
     assert not report.can_run(findings)
@@ -212,6 +217,14 @@ def test_the_state_folder_is_judged_by_the_mount_that_it_will_be_on(machine: Fak
     assert not finding.ok
     assert "nodev" in finding.detail
     assert find(machine, "state folder").ok
+
+
+def test_a_disk_that_is_nearly_full_is_told_and_stops_nothing(machine: FakeMachine) -> None:
+    machine.room_mb = 100
+    finding = find(machine, "disk")
+    assert not finding.ok and "100 MB free" in finding.detail and "512" in finding.detail
+    assert report.can_run(report.examine(Settings(), machine))
+    assert find(machine, "disk", Settings(disk_reserve_mb=50)).ok
 
 
 def test_a_filesystem_without_id_maps(machine: FakeMachine) -> None:

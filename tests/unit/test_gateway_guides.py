@@ -92,6 +92,7 @@ async def test_a_concern_is_healthy_while_what_it_needs_answers(concern: Concern
     [
         ("spawner", {"functions", "containers", "terminal", "network", "volumes", "images", "elasticity"}),
         ("network", {"network"}),
+        ("disk", {"functions", "containers", "volumes", "images"}),
     ],
 )
 async def test_a_missing_feature_is_told_with_its_reason(feature: str, concerned: set[str]) -> None:

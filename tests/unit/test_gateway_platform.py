@@ -144,3 +144,32 @@ async def test_keys_come_and_go(node: Node) -> None:
     assert (await node.http("DELETE", f"/api/keys/{made['key_id']}")).status == 204
     assert (await node.http("GET", "/api/functions", key=made["key"])).status == 403
     assert made["key"] not in str((await node.http("GET", "/api/keys")).json)
+
+
+async def test_a_disk_without_room_takes_nothing_new_and_serves_what_is_there(node: Node) -> None:
+    function_id = await deployed(node)
+    node.platform.disk.reserve_bytes = 1 << 60
+    for method, path, body in (
+        ("POST", "/api/functions", SPEC | {"name": "other"}),
+        ("PUT", f"/api/functions/{function_id}", {"timeout_seconds": 5}),
+        ("POST", f"/api/functions/{function_id}/deploy", None),
+        ("POST", "/api/bundles", None),
+        ("POST", "/api/containers", {"name": "box"}),
+        ("POST", "/api/containers/batch", {"items": [{"name": "box"}]}),
+        ("POST", "/api/containers/ctr_1/archive", None),
+        ("POST", "/api/images/debian/build", None),
+        ("POST", "/api/volumes", {"name": "vol"}),
+        ("PUT", "/api/volumes/vol/files/a", None),
+        ("POST", "/api/volumes/vol/archive", None),
+    ):
+        reply = await node.http(method, path, json=body)
+        assert (reply.status, reply.code) == (507, "DISK_FULL"), path
+        assert reply.headers["Retry-After"] == "30" and "QUILT_DISK_RESERVE_MB" in str(reply.json["hint"])
+    assert (await node.http("POST", "/fn/hello", json=1)).json == 1
+    features = (await node.http("GET", "/api/system/info")).json["features"]
+    assert features["disk"]["available"] is False and "must stay free" in features["disk"]["reason"]
+    metrics = (await node.http("GET", "/metrics")).body.decode()
+    assert f"quilt_disk_reserve_bytes {float(1 << 60)!r}" in metrics and "quilt_disk_free_bytes" in metrics
+    node.platform.disk.reserve_bytes = 0
+    assert (await node.http("DELETE", f"/api/functions/{function_id}")).status == 204
+    assert (await node.http("POST", "/api/functions", json=SPEC | {"name": "other"})).status == 201
