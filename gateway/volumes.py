@@ -246,6 +246,7 @@ CONCERN = Concern(
         "Names of `.quilt-` and 20 hexadecimal digits are the platform's own: they are not shown, and may be removed.",
         "Archives hold folders, files and links; everything belongs to root and no entry may leave the volume.",
         "A volume with `size_limit_mb` is a filesystem of that size, its own bookkeeping included.",
+        "A tenant may have 6 archives on their way at once, those of containers too: one more is 429 QUOTA_EXCEEDED.",
         "Attached volumes can be neither deleted nor renamed: 409 VOLUME_ATTACHED names who has them.",
         "Where there is no room: 413 VOLUME_FULL, and what was there before stays.",
         FULL,

@@ -6,12 +6,10 @@ Not here: terminals (`pool.terminals`), the containers themselves. `Places` is w
 from __future__ import annotations
 
 import base64
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
-from pool.quotas import check_fixed
+from pool.quotas import AtOnce
 from quilt_fn.errors import ContainerNotRunning, InvalidValue
 from quilt_fn.model.container import OUTPUT_LIMIT_BYTES, ExecRequest, ExecResult, StreamRequest
 from quilt_fn.output_bytes import in_json
@@ -19,7 +17,6 @@ from runtime.containers.api import Command, InitLink, LiveContainer
 from runtime.containers.exec import run_to_end
 from runtime.containers.pipes import Leftovers
 from runtime.containers.stream import frames
-from runtime.volumes.streams import closed
 
 RUNNING_MAX = 500
 """Of a tenant, on one node: for each the node holds up to 2 MiB of output, and three descriptors."""
@@ -53,19 +50,10 @@ class Commands:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._leftovers = Leftovers()
-        self._running: Counter[str] = Counter()
-
-    @contextmanager
-    def _one_more(self, tenant_id: str) -> Iterator[None]:
-        hint = "wait for some to end, or start long ones in the background of one command"
-        check_fixed("commands", RUNNING_MAX, self._running[tenant_id], "commands run", hint)
-        self._running[tenant_id] += 1
-        try:
-            yield
-        finally:
-            self._running[tenant_id] -= 1
-            if not self._running[tenant_id]:
-                del self._running[tenant_id]
+        self._running = AtOnce(
+            "commands", RUNNING_MAX, "commands run",
+            "wait for some to end, or start long ones in the background of one command",
+        )  # fmt: skip
 
     def _command(
         self, tenant_id: str, container_id: str, argv: list[str], environment: Mapping[str, str], folder: str | None,
@@ -87,7 +75,7 @@ class Commands:
         stdin = _decoded(body.stdin_data) if body.stdin is None else body.stdin.encode()
         live = self._places.running(tenant_id, container_id)
         command = self._command(tenant_id, container_id, body.command, body.environment, body.workdir, body.user)
-        with self._one_more(tenant_id):
+        with self._running.one_more(tenant_id):
             done = await run_to_end(
                 link_of(live),
                 live.memory,
@@ -130,15 +118,7 @@ class Commands:
             timeout_s=None if body.timeout_ms is None else body.timeout_ms / 1000,
             leftovers=self._leftovers,
         )
-        return self._counted(tenant_id, pieces)
-
-    async def _counted(self, tenant_id: str, pieces: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-        with self._one_more(tenant_id):
-            try:
-                async for piece in pieces:
-                    yield piece
-            finally:
-                await closed(pieces)
+        return self._running.around(tenant_id, pieces)
 
     def close(self) -> None:
         self._leftovers.close()

@@ -142,7 +142,9 @@ class Platform:
         self.containers.attaching, self.containers.attachments = self.volumes.attaching, self.volumes.attached
         self.volumes.add_users(self.containers.users_of_volume)
         self._registry.attached_of = self.volumes.attached
-        self.container_archives = ContainerArchives(self.containers, runtime.containers, self.operations)
+        self.container_archives = ContainerArchives(
+            self.containers, runtime.containers, self.operations, self.volumes.archives
+        )
         self.volumes.add_users(self._functions_with_volume)
         self._durable: tuple[bool | None, str] = (None, "not asked yet")
         self._tasks: builtins.list[asyncio.Task[None]] = []

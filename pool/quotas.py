@@ -5,14 +5,15 @@ Not here: what is counted (the callers hand in what there is), nor limits by tim
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from quilt_fn.errors import QuotaExceeded
 from quilt_fn.settings import Settings
+from runtime.volumes import streams
 
 T = TypeVar("T")
 
@@ -122,6 +123,37 @@ def check_fixed(quota: str, limit: int, used: int, says: str, hint: str) -> None
             f"{used} {says}, and a tenant may have {limit}",
             details={"quota": quota, "limit": limit, "used": used, "asked": 1}, hint=hint,
         )  # fmt: skip
+
+
+class AtOnce:
+    """So many of something under way for one tenant: one more is refused, and does not wait. The words as in
+    `check_fixed`.
+    """
+
+    def __init__(self, quota: str, limit: int, says: str, hint: str) -> None:
+        self._quota, self.limit, self._says, self._hint = quota, limit, says, hint
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def one_more(self, tenant_id: str) -> Iterator[None]:
+        """Around it. Raises QuotaExceeded."""
+        check_fixed(self._quota, self.limit, self._running[tenant_id], self._says, self._hint)
+        self._running[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._running[tenant_id] -= 1
+            if not self._running[tenant_id]:
+                del self._running[tenant_id]
+
+    async def around(self, tenant_id: str, pieces: AsyncIterator[T]) -> AsyncIterator[T]:
+        """The same pieces, counted from the first until they end or are closed. Raises QuotaExceeded."""
+        with self.one_more(tenant_id):
+            try:
+                async for piece in pieces:
+                    yield piece
+            finally:
+                await streams.closed(pieces)
 
 
 def _check(quota: str, limit: int, used: int, asked: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pool.api import Operations, Report
 from pool.containers.service import ContainerService
+from pool.quotas import AtOnce
 from quilt_fn.model.operation import OperationRecord
 from runtime.containers.api import Containers
 from runtime.volumes import streams
@@ -19,7 +20,12 @@ UNPACK_TIMEOUT_S = 3600.0
 
 
 class ContainerArchives:
-    def __init__(self, containers: ContainerService, runtime: Containers, operations: Operations) -> None:
+    """`archives` counts those of a tenant, of volumes too."""
+
+    def __init__(
+        self, containers: ContainerService, runtime: Containers, operations: Operations, archives: AtOnce
+    ) -> None:
+        self._archives = archives
         self._containers = containers
         self._runtime = runtime
         self._operations = operations
@@ -28,7 +34,7 @@ class ContainerArchives:
         self, tenant_id: str, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]
     ) -> OperationRecord:
         """Returns when all of `body` was taken, or the operation has ended. Raises ContainerNotFound,
-        ContainerNotRunning.
+        ContainerNotRunning, QuotaExceeded.
         """
         self._containers.running(tenant_id, container_id)
         taken = asyncio.Event()
@@ -46,16 +52,18 @@ class ContainerArchives:
             finally:
                 taken.set()
 
-        record = await self._operations.begin(
-            tenant_id, "container.unpack", ("container", container_id), work, timeout_s=UNPACK_TIMEOUT_S
-        )
-        await taken.wait()
+        with self._archives.one_more(tenant_id):
+            record = await self._operations.begin(
+                tenant_id, "container.unpack", ("container", container_id), work, timeout_s=UNPACK_TIMEOUT_S
+            )
+            await taken.wait()
         return record
 
     async def pack(self, tenant_id: str, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
-        """Raises ContainerNotFound, ContainerNotRunning, FileNotThere before it returns."""
+        """Raises ContainerNotFound, ContainerNotRunning, FileNotThere, QuotaExceeded before it returns."""
         self._containers.running(tenant_id, container_id)
-        return await streams.first(self._runtime.pack(container_id, _inside(path), zipped=zipped))
+        pieces = self._runtime.pack(container_id, _inside(path), zipped=zipped)
+        return await streams.first(self._archives.around(tenant_id, pieces))
 
 
 def _inside(path: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pool.api import Operations, Report
 from pool.clock import iso
+from pool.quotas import AtOnce
 from pool.volumes import api, targets
 from pool.volumes.registry import Entry, VolumeRegistry
 from quilt_fn.errors import InvalidValue, QuiltError, VolumeAttached, VolumeNotFound
@@ -31,6 +32,9 @@ from runtime.volumes.api import OpenFile, VolumeStore
 log = logging.getLogger(__name__)
 
 DELETE_TIMEOUT_S = 1800.0
+ARCHIVES_MAX = 6
+"""Of a tenant at once, in and out, of volumes and containers: the node has 16 places for each of
+the two, in which two tenants leave room for a third."""
 
 
 class Volumes:
@@ -41,6 +45,10 @@ class Volumes:
         self._store = store
         self._operations = operations
         self._wall = wall
+        self.archives = AtOnce(
+            "archives", ARCHIVES_MAX, "archives are on their way in or out", "wait for one of them to end"
+        )
+        """Also those of containers."""
         self._users: list[api.Users] = []
         self._held: Counter[str] = Counter()
         """Volume ids that something is just being attached to."""
@@ -196,12 +204,14 @@ class Volumes:
 
     async def unpack(self, tenant_id: str, name: str, path: str, strip: int, body: AsyncIterator[bytes]) -> Unpacked:
         volume_id = self._registry.get(tenant_id, name).volume_id
-        entries, size = await self._store.unpack(tenant_id, volume_id, path, strip, body)
+        with self.archives.one_more(tenant_id):
+            entries, size = await self._store.unpack(tenant_id, volume_id, path, strip, body)
         return Unpacked(path=path, entries=entries, bytes=size)
 
     async def pack(self, tenant_id: str, name: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
         volume_id = self._registry.get(tenant_id, name).volume_id
-        return await streams.first(self._store.pack(tenant_id, volume_id, path, zipped=zipped))
+        pieces = self._store.pack(tenant_id, volume_id, path, zipped=zipped)
+        return await streams.first(self.archives.around(tenant_id, pieces))
 
 
 def _cursor_of(name: str) -> str:

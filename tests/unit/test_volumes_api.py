@@ -16,11 +16,13 @@ from gateway.volumes import byte_range
 from pool.events import Listener
 from pool.platform import Platform
 from pool.volumes import targets
+from pool.volumes.service import ARCHIVES_MAX
 from quilt_fn.errors import InvalidValue, RangeNotSatisfiable, VolumeAttached, VolumeFull, VolumeNotFound
 from quilt_fn.model.volume import VolumeCreate, mode_bits
 from quilt_fn.settings import Settings
 from runtime.spawner import volume_mounts
 from runtime.spawner.protocol import Refused
+from runtime.volumes.streams import closed
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY
@@ -202,6 +204,37 @@ async def test_raw_bodies_may_be_larger_than_other_bodies(node: Node) -> None:
     await create(node, "small", size_limit_mb=16)
     full = await node.http("PUT", "/api/volumes/small/files/b", data=io.BytesIO(bytes(large)))
     assert (full.status, full.json["error_code"]) == (413, "VOLUME_FULL")
+
+
+async def test_archives_of_a_tenant_are_bounded_and_leave_room_for_others(node: Node) -> None:
+    tenant_id, volumes = (await create(node, "data"))["tenant_id"], node.platform.volumes
+    await volumes.create("t_other", VolumeCreate(name="data"))
+    assert (await node.http("PUT", "/api/volumes/data/files/a", data=b"1")).status == 201
+    over = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"1"
+        await over.wait()
+
+    going_in = [asyncio.create_task(volumes.unpack(tenant_id, "data", ".", 0, slow())) for _ in range(ARCHIVES_MAX - 1)]
+    coming_out = await volumes.pack(tenant_id, "data", ".", zipped=False)
+    for method in ("GET", "POST"):
+        refused = await node.http(method, "/api/volumes/data/archive", data=b"1" if method == "POST" else None)
+        assert (refused.status, refused.json["error_code"]) == (429, "QUOTA_EXCEEDED")
+        assert refused.json["details"] == {"quota": "archives", "limit": 6, "used": 6, "asked": 1}
+        assert int(refused.headers["Retry-After"]) >= 1
+    made = (await node.http("POST", "/api/containers", json={"name": "box"})).json["container_id"]
+    assert (await node.http("POST", f"/api/containers/{made}/archive?path=/srv", data=b"1")).status == 429
+
+    async def quick() -> AsyncIterator[bytes]:
+        yield b"1"
+
+    assert (await volumes.unpack("t_other", "data", ".", 0, quick())).entries == 1
+    assert not any(task.done() for task in going_in)
+    over.set()
+    await asyncio.gather(*going_in)
+    await closed(coming_out)
+    assert (await node.http("POST", "/api/volumes/data/archive", data=b"1")).status == 200
 
 
 async def test_a_create_that_fails_leaves_nothing(node: Node) -> None:
