@@ -19,26 +19,18 @@ def volumes() -> None:
 
 
 @volumes.command("list", short_help="List the volumes, newest first.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many.")
+@output.page_options
 @click.option("--label", metavar="KEY[=VALUE]", help="Only those with this label.")
 @output.json_option
-def list_(limit: int, label: str | None, as_json: bool) -> None:
+def list_(limit: int, cursor: str | None, label: str | None, as_json: bool) -> None:
     """List the volumes, newest first."""
-    page = output.client().volumes.list(limit=limit, label=label)
-    if as_json:
-        output.print_json({"volumes": page.items, "next_cursor": page.next_cursor})
-        return
-    output.table(
+    output.page(
+        "volumes", output.client().volumes.list(limit, cursor, label),
         ["name", ">limit", "attached to", "made"],
-        [
-            (v.name, f"{v.size_limit_mb} MB" if v.size_limit_mb else None, ", ".join(v.attached_to) or None,
-             output.ago(v.created_at))
-            for v in page.items
-        ],
-        empty="there are no volumes; `quilt volumes create NAME` makes one",
+        lambda v: (v.name, f"{v.size_limit_mb} MB" if v.size_limit_mb else None, ", ".join(v.attached_to) or None,
+                   output.ago(v.created_at)),
+        empty="there are no volumes; `quilt volumes create NAME` makes one", as_json=as_json,
     )  # fmt: skip
-    if page.next_cursor is not None:
-        click.echo("there are more; --limit shows them", err=True)
 
 
 @volumes.command("create", short_help="Make a volume.")
