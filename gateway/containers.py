@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import Field
 
-from gateway import body, commands, container_archives, examples, health
+from gateway import body, commands, container_archives, examples, health, pages
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.lines import send_lines
@@ -26,7 +26,6 @@ from quilt_fn.model.function import Environment, EnvironmentName, Name
 from quilt_fn.model.operation import Accepted
 from quilt_fn.states import ContainerState
 
-LIST_DEFAULT, LIST_MAX = 100, 1000
 WAIT_DEFAULT_S, WAIT_MAX_S = 30, 600
 STOP_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 60.0
@@ -68,10 +67,8 @@ async def list_(ask: Ask) -> web.StreamResponse:
     for text in ask.request.query.getall("label", []):
         name, has_value, value = text.partition("=")
         labels[name] = value if has_value else None
-    records, after = await ask.platform.containers.list(
-        ask.tenant_id, ask.number("limit", LIST_DEFAULT, LIST_MAX), ask.request.query.get("cursor"), state, labels
-    )
-    return answer({"containers": records, "next_cursor": after})
+    found = await ask.platform.containers.list(ask.tenant_id, *pages.asked(ask), state, labels)
+    return pages.page("containers", found)
 
 
 async def get(ask: Ask) -> web.StreamResponse:
@@ -149,7 +146,7 @@ async def logs(ask: Ask) -> web.StreamResponse:
     """NDJSON, oldest first; with `follow` until the command has ended, the client leaves or the node goes."""
     follow = ask.flag("follow")
     lines = ask.platform.containers.logs(
-        ask.tenant_id, ask.path("container_id"), limit=ask.number("limit", LIST_MAX, 100_000), follow=follow
+        ask.tenant_id, ask.path("container_id"), limit=ask.number("limit", pages.LIST_MAX, 100_000), follow=follow
     )
     return await send_lines(ask, lines, follow=follow)
 
@@ -242,11 +239,11 @@ CONCERN = Concern(
         ),
         Route(
             "GET", "/api/containers", list_, "`{containers, next_cursor}`, newest first",
-            answers={"containers": [], "next_cursor": None},
+            answers=pages.example("containers"),
             query=(
                 Query("state", "only those in this state"),
                 Query("label", "`name` or `name=value`; may be given again"),
-                Query("limit", "at most so many", "integer"), Query("cursor", "where the last page ended"),
+                *pages.QUERY,
             ),
         ),
         Route("GET", "/api/containers/by-name/{name}", by_name, "record", answers=ContainerRecord),

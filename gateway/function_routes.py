@@ -5,18 +5,14 @@ Not here: the handlers (`gateway.functions`, `gateway.invocations`, `gateway.bun
 
 from __future__ import annotations
 
-from gateway import bundles, examples, functions, health, invocations
-from gateway.functions import LIST_DEFAULT, LIST_MAX, NDJSON
+from gateway import bundles, examples, functions, health, invocations, pages
+from gateway.functions import NDJSON
 from gateway.route import FULL, Concern, Query, Route
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord, InvokeRequest
 from quilt_fn.states import InvocationStatus
 
 ALL, ONE = "/api/functions", "/api/functions/{function_id}"
-PAGE = (
-    Query("limit", f"at most {LIST_MAX}; {LIST_DEFAULT} where it is absent", "integer"),
-    Query("cursor", "`next_cursor` of the page before"),
-)
 CONCERN = Concern(
     "functions",
     "Python code that answers HTTP at /fn/<name>, on instances that are kept warm.",
@@ -29,7 +25,7 @@ CONCERN = Concern(
         Route("POST", ALL, functions.create, "201 record", body=FunctionCreate, answers=FunctionRecord, status=201,
               fills=True),
         Route("GET", ALL, functions.list_, "`{functions, next_cursor}`, newest first",
-              answers={"functions": [], "next_cursor": None}, query=PAGE),
+              answers=pages.example("functions"), query=pages.QUERY),
         Route("GET", ALL + "/by-name/{name}", functions.by_name, "record", answers=FunctionRecord),
         Route("GET", ALL + "/pool/stats", functions.pool_stats, "`{pools: […]}`, one for each function",
               answers={"pools": []}),
@@ -51,8 +47,8 @@ CONCERN = Concern(
               body=InvokeRequest, answers=InvocationRecord),
         Route(
             "GET", ONE + "/invocations", invocations.list_, "`{invocations, next_cursor}`, newest first",
-            answers={"invocations": [], "next_cursor": None},
-            query=(Query("status", "only those in this status: " + ", ".join(InvocationStatus)), *PAGE),
+            answers=pages.example("invocations"),
+            query=(Query("status", "only those in this status: " + ", ".join(InvocationStatus)), *pages.QUERY),
         ),
         Route("GET", ONE + "/invocations/{invocation_id}", invocations.get, "invocation record",
               answers=InvocationRecord),
@@ -60,7 +56,7 @@ CONCERN = Concern(
             "GET", ONE + "/logs", invocations.logs,
             "NDJSON lines `{t, stream, invocation_id, instance_id, text}`, oldest first", answers=NDJSON, token=True,
             query=(
-                Query("limit", f"the last so many; {LIST_MAX} where it is absent", "integer"),
+                Query("limit", f"the last so many; {pages.LIST_MAX} where it is absent", "integer"),
                 Query("follow", "go on until you leave", "boolean"),
                 Query("invocation_id", "only what this one wrote"),
             ),

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gateway import body
+from gateway import body, pages
 from gateway.context import Ask, answer, dump
 from gateway.errors import as_quilt_error, error_body
 from quilt_fn.errors import Unavailable
@@ -18,7 +18,6 @@ from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpda
 from runtime.api import Progress
 
 NDJSON = "application/x-ndjson"
-LIST_DEFAULT, LIST_MAX = 100, 1000
 
 
 async def create(ask: Ask) -> web.StreamResponse:
@@ -27,9 +26,7 @@ async def create(ask: Ask) -> web.StreamResponse:
 
 
 async def list_(ask: Ask) -> web.StreamResponse:
-    limit = ask.number("limit", LIST_DEFAULT, LIST_MAX)
-    records, next_cursor = await ask.platform.list(ask.tenant_id, limit, ask.request.query.get("cursor"))
-    return answer({"functions": records, "next_cursor": next_cursor})
+    return pages.page("functions", await ask.platform.list(ask.tenant_id, *pages.asked(ask)))
 
 
 async def get(ask: Ask) -> web.StreamResponse:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gateway import examples, health
-from gateway.context import Ask, answer
+from gateway import examples, health, pages
+from gateway.context import Ask
 from gateway.operations import accepted
 from gateway.route import Concern, Route
 from quilt_fn.model.operation import Accepted
 
 
 async def list_(ask: Ask) -> web.StreamResponse:
-    return answer({"images": await ask.platform.images.list(), "next_cursor": None})
+    return pages.page("images", await ask.platform.images.list(*pages.asked(ask)))
 
 
 async def build(ask: Ask) -> web.StreamResponse:
@@ -31,7 +31,8 @@ CONCERN = Concern(
     "images",
     "What containers stand on: `host`, this machine's own /usr, and `debian`, a Debian root of its own.",
     (
-        Route("GET", "/api/images", list_, "`{images, next_cursor}`", answers={"images": [], "next_cursor": None}),
+        Route("GET", "/api/images", list_, "`{images, next_cursor}`, by name", answers=pages.example("images"),
+              query=pages.QUERY),
         Route("POST", "/api/images/{name}/build", build, "202; also where it is built already: new packages then",
               answers=Accepted, status=202, fills=True),
         Route("DELETE", "/api/images/{name}", delete, "204; 409 while containers stand on it", status=204),

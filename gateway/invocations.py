@@ -12,10 +12,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gateway import body
+from gateway import body, pages
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
-from gateway.functions import LIST_DEFAULT, LIST_MAX
 from gateway.lines import send_lines
 from gateway.responses import close, failure_as_error
 from pool.api import Served, Target
@@ -172,14 +171,11 @@ def result_of(outcome: Outcome) -> Any:
 
 
 async def list_(ask: Ask) -> web.StreamResponse:
-    query = ask.request.query
-    status = query.get("status")
+    status = ask.request.query.get("status")
     if status is not None and status not in list(InvocationStatus):
         raise invalid_field("status", "one of " + ", ".join(InvocationStatus), status)
-    records, next_cursor = await ask.platform.invocations(
-        ask.tenant_id, ask.path("function_id"), status, ask.number("limit", LIST_DEFAULT, LIST_MAX), query.get("cursor")
-    )
-    return answer({"invocations": records, "next_cursor": next_cursor})
+    found = await ask.platform.invocations(ask.tenant_id, ask.path("function_id"), status, *pages.asked(ask))
+    return pages.page("invocations", found)
 
 
 async def get(ask: Ask) -> web.StreamResponse:
@@ -194,6 +190,6 @@ async def logs(ask: Ask) -> web.StreamResponse:
         ask.path("function_id"),
         follow=follow,
         invocation_id=ask.request.query.get("invocation_id"),
-        limit=ask.number("limit", LIST_MAX, 100_000),
+        limit=ask.number("limit", pages.LIST_MAX, 100_000),
     )
     return await send_lines(ask, lines, follow=follow)

@@ -10,7 +10,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import StringConstraints
 
-from gateway import body
+from gateway import body, pages
 from gateway.context import Ask, answer
 from gateway.route import Route
 from quilt_fn.model.common import Model
@@ -23,7 +23,7 @@ class KeyCreate(Model):
 
 
 async def list_(ask: Ask) -> web.StreamResponse:
-    return answer({"keys": await ask.platform.keys(ask.tenant_id), "next_cursor": None})
+    return pages.page("keys", await ask.platform.keys(ask.tenant_id, *pages.asked(ask)))
 
 
 async def create(ask: Ask) -> web.StreamResponse:
@@ -37,8 +37,8 @@ async def delete(ask: Ask) -> web.StreamResponse:
 
 
 ROUTES = (
-    Route("GET", "/api/keys", list_, "`{keys, next_cursor}`, without the keys themselves",
-          answers={"keys": [], "next_cursor": None}),
+    Route("GET", "/api/keys", list_, "`{keys, next_cursor}`, newest first, without the keys themselves",
+          answers=pages.example("keys"), query=pages.QUERY),
     Route(
         "POST", "/api/keys", create, "201 `{key_id, name, key, created_at}`; `key` is shown only here",
         body=KeyCreate, answers={"key_id": "key_1", "name": "", "key": "…", "created_at": "2026-01-01T00:00:00Z"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gateway import body, examples, health
+from gateway import body, examples, health, pages
 from gateway.context import Ask, answer
 from gateway.route import Concern, Route
 from quilt_fn.model.network import (
@@ -33,11 +33,11 @@ async def diagnostics(ask: Ask) -> web.StreamResponse:
 
 
 async def allocations(ask: Ask) -> web.StreamResponse:
-    return answer({"allocations": await ask.platform.network.allocations(ask.tenant_id), "next_cursor": None})
+    return pages.page("allocations", await ask.platform.network.allocations(ask.tenant_id, *pages.asked(ask)))
 
 
 async def entries(ask: Ask) -> web.StreamResponse:
-    return answer({"entries": ask.platform.network.names(ask.tenant_id), "next_cursor": None})
+    return pages.page("entries", ask.platform.network.names(ask.tenant_id, *pages.asked(ask)))
 
 
 async def publish(ask: Ask) -> web.StreamResponse:
@@ -46,8 +46,8 @@ async def publish(ask: Ask) -> web.StreamResponse:
 
 
 async def services(ask: Ask) -> web.StreamResponse:
-    found = ask.platform.services.list(ask.tenant_id, ask.path("container_id"))
-    return answer({"services": found, "next_cursor": None})
+    found = ask.platform.services.list(ask.tenant_id, ask.path("container_id"), *pages.asked(ask))
+    return pages.page("services", found)
 
 
 async def withdraw(ask: Ask) -> web.StreamResponse:
@@ -68,12 +68,14 @@ CONCERN = Concern(
         Route("POST", CONTAINER + "/services", publish, "201 record with the `token`, which is shown only here",
               body=ServiceCreate, answers=ServiceRecord, status=201, replay="secret"),
         Route("GET", CONTAINER + "/services", services, "`{services, next_cursor}`, newest first",
-              answers={"services": [], "next_cursor": None}),
+              answers=pages.example("services"), query=pages.QUERY),
         Route("DELETE", CONTAINER + "/services/{service_id}", withdraw, "204", status=204),
-        Route("GET", "/api/network/allocations", allocations, "`{allocations, next_cursor}`: your addresses",
-              answers={"allocations": [], "next_cursor": None}),
-        Route("GET", "/api/dns/entries", entries, "`{entries, next_cursor}`: the names that your containers find",
-              answers={"entries": [], "next_cursor": None}),
+        Route("GET", "/api/network/allocations", allocations,
+              "`{allocations, next_cursor}`: your addresses, the newest container's first",
+              answers=pages.example("allocations"), query=pages.QUERY),
+        Route("GET", "/api/dns/entries", entries,
+              "`{entries, next_cursor}`: the names that your containers find, the newest container's first",
+              answers=pages.example("entries"), query=pages.QUERY),
     ),
     health=health.all_of(health.spawner, health.bridge),
     examples=examples.NETWORK,

@@ -6,11 +6,10 @@ Not here: the work (each concern's own), nor how a receipt is kept (`pool.operat
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from aiohttp import web
 
-from gateway import examples, health
+from gateway import examples, health, pages
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.route import Concern, Query, Route
@@ -18,7 +17,6 @@ from quilt_fn.errors import Unavailable
 from quilt_fn.model.operation import Accepted, OperationRecord
 from quilt_fn.states import OperationStatus
 
-LIST_DEFAULT, LIST_MAX = 100, 1000
 WAIT_MAX_S = 300.0
 
 
@@ -32,12 +30,8 @@ def status_url(operation_id: str) -> str:
 
 
 async def list_(ask: Ask) -> web.StreamResponse:
-    limit = ask.number("limit", LIST_DEFAULT, LIST_MAX)
-    query = ask.request.query
-    records, next_cursor = await ask.platform.operations.list(
-        ask.tenant_id, query.get("status"), limit, query.get("cursor")
-    )
-    return answer({"operations": records, "next_cursor": next_cursor})
+    status = ask.request.query.get("status")
+    return pages.page("operations", await ask.platform.operations.list(ask.tenant_id, status, *pages.asked(ask)))
 
 
 async def get(ask: Ask) -> web.StreamResponse:
@@ -76,17 +70,16 @@ async def cancel(ask: Ask) -> web.StreamResponse:
 
 
 ONE = "/api/operations/{operation_id}"
-EXAMPLE: dict[str, Any] = {"operations": [], "next_cursor": None}
 CONCERN = Concern(
     "operations",
     "Receipts of asynchronous work: every route that answers 202 gives the id of one.",
     routes=(
         Route(
-            "GET", "/api/operations", list_, "`{operations, next_cursor}`, newest first", answers=EXAMPLE,
+            "GET", "/api/operations", list_, "`{operations, next_cursor}`, newest first",
+            answers=pages.example("operations"),
             query=(
                 Query("status", "only those in this status: " + ", ".join(OperationStatus)),
-                Query("limit", f"at most {LIST_MAX}; {LIST_DEFAULT} where it is absent", "integer"),
-                Query("cursor", "`next_cursor` of the page before"),
+                *pages.QUERY,
             ),
         ),
         Route(

@@ -16,7 +16,7 @@ import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
 from pydantic import ValidationError
 
-from gateway import body, examples, health
+from gateway import body, examples, health, pages
 from gateway.auth import accept, credential, missing
 from gateway.context import Ask, answer, dump
 from gateway.errors import invalid_field
@@ -59,7 +59,7 @@ async def create(ask: Ask) -> web.StreamResponse:
 
 
 async def list_(ask: Ask) -> web.StreamResponse:
-    return answer({"sessions": ask.platform.terminals.list(ask.tenant_id), "next_cursor": None})
+    return pages.page("sessions", ask.platform.terminals.list(ask.tenant_id, *pages.asked(ask)))
 
 
 async def get(ask: Ask) -> web.StreamResponse:
@@ -209,7 +209,7 @@ CONCERN = Concern(
             body=TerminalCreate, answers=TerminalRecord, status=201, replay="secret",
         ),
         Route("GET", SESSIONS, list_, "`{sessions, next_cursor}`, newest first",
-              answers={"sessions": [], "next_cursor": None}),
+              answers=pages.example("sessions"), query=pages.QUERY),
         Route("GET", ONE, get, "the session", answers=TerminalRecord),
         Route("DELETE", ONE, delete, "ends it; the session as it ended", answers=TerminalRecord),
         Route("POST", ONE + "/resize", resize, "the session", body=TerminalSize, answers=TerminalRecord),

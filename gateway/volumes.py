@@ -13,10 +13,9 @@ from email.utils import formatdate
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway import body, examples, health
+from gateway import body, examples, health, pages
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
-from gateway.functions import LIST_DEFAULT, LIST_MAX
 from gateway.operations import accepted
 from gateway.responses import OCTETS, stream
 from gateway.route import FULL, Concern, Query, Route
@@ -48,11 +47,8 @@ async def create(ask: Ask) -> web.StreamResponse:
 
 
 async def list_(ask: Ask) -> web.StreamResponse:
-    query = ask.request.query
-    records, next_cursor = await ask.platform.volumes.list(
-        ask.tenant_id, ask.number("limit", LIST_DEFAULT, LIST_MAX), query.get("cursor"), query.get("label")
-    )
-    return answer({"volumes": records, "next_cursor": next_cursor})
+    label = ask.request.query.get("label")
+    return pages.page("volumes", await ask.platform.volumes.list(ask.tenant_id, *pages.asked(ask), label))
 
 
 async def get(ask: Ask) -> web.StreamResponse:
@@ -214,9 +210,7 @@ CONCERN = Concern(
         Route("POST", "/api/volumes", create, "201 record", body=VolumeCreate, answers=VolumeRecord, status=201,
               fills=True),
         Route("GET", "/api/volumes", list_, "`{volumes, next_cursor}`, newest first",
-              answers={"volumes": [], "next_cursor": None},
-              query=(Query("limit", "at most 1000", "integer"), Query("cursor", "`next_cursor` of the page before"),
-                     Query("label", "`key` or `key=value`"))),
+              answers=pages.example("volumes"), query=(Query("label", "`key` or `key=value`"), *pages.QUERY)),
         Route("GET", VOLUME, get, "record", answers=VolumeRecord),
         Route("GET", VOLUME + "/inspect", inspect, "record with size, number of files, room left",
               answers=VolumeInspection),

@@ -342,7 +342,11 @@ class Platform(Protocol):
 
     async def put_source(self, tenant_id: str, filename: str, text: str) -> str: ...
 
-    async def keys(self, tenant_id: str) -> builtins.list[dict[str, Any]]: ...
+    async def keys(
+        self, tenant_id: str, limit: int, cursor: str | None
+    ) -> tuple[builtins.list[dict[str, Any]], str | None]:
+        """A page of them without the keys themselves, newest first, and the next page's cursor."""
+        ...
 
     async def create_key(self, tenant_id: str, name: str) -> dict[str, Any]:
         """{key_id, name, key, created_at}: the only time that `key` is seen; only its sha256 is kept."""

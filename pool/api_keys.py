@@ -5,6 +5,7 @@ Not here: which routes need one. All keys are cached, so that the hot path asks 
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import secrets
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import orjson
 
 from pool import keys_in_redis
 from pool.api import Caller
+from pool.paging import newest_first
 from pool.redis_link import RedisLink
 from quilt_fn.errors import InvalidValue, NotFound, RegistryUnavailable
 from quilt_fn.model.common import new_id
@@ -77,18 +79,18 @@ class ApiKeys:
         record = await self.insert(key, tenant_id, name)
         return {"key_id": record["key_id"], "name": name, "key": key, "created_at": record["created_at"]}
 
-    def list(self, tenant_id: str) -> list[dict[str, Any]]:
-        """A tenant's keys without the keys, newest first."""
+    def list(self, tenant_id: str, limit: int, cursor: str | None) -> tuple[builtins.list[dict[str, Any]], str | None]:
+        """A page of a tenant's keys without the keys, newest first, and the next page's cursor. Raises InvalidValue."""
         found = [
             {"key_id": record["key_id"], "name": record["name"], "created_at": record["created_at"]}
             for record in self._records.values()
             if record["tenant_id"] == tenant_id
         ]
-        return sorted(found, key=lambda record: (record["created_at"], record["key_id"]), reverse=True)
+        return newest_first(found, lambda record: f"{record['created_at']}~{record['key_id']}", limit, cursor)
 
     async def delete(self, tenant_id: str, key_id: str) -> None:
         """Accept a key no longer. Raises NotFound, RegistryUnavailable."""
-        for sha, record in list(self._records.items()):
+        for sha, record in builtins.list(self._records.items()):
             if record["key_id"] == key_id and record["tenant_id"] == tenant_id:
                 await self._link.run(self._link.client.hdel(keys_in_redis.api_keys(), sha))
                 self._records.pop(sha, None)

@@ -9,6 +9,7 @@ import builtins
 
 from pool.api import Operations, Report
 from pool.clock import iso
+from pool.paging import by_name
 from quilt_fn.errors import Conflict, ImageNotFound
 from quilt_fn.model.image import ImageRecord
 from quilt_fn.model.operation import OperationRecord
@@ -23,8 +24,9 @@ class ImageService:
         self._operations = operations
         self._building: set[str] = set()
 
-    async def list(self) -> builtins.list[ImageRecord]:
-        return [
+    async def list(self, limit: int, cursor: str | None) -> tuple[builtins.list[ImageRecord], str | None]:
+        """A page of them, by name, and the next page's cursor. Raises InvalidValue for what is no cursor."""
+        records = [
             ImageRecord(
                 name=each.name,
                 state="building" if each.name in self._building else "ready" if each.fingerprint else "absent",
@@ -34,6 +36,7 @@ class ImageService:
             )
             for each in await self._images.list()
         ]
+        return by_name(records, lambda record: record.name, limit, cursor)
 
     async def build(self, tenant_id: str, name: str) -> OperationRecord:
         """Begin a build. Raises ImageNotFound (no image of that name is built here), Conflict (one is under way)."""

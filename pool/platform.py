@@ -227,8 +227,10 @@ class Platform:
     async def authenticate(self, key: str) -> Caller | None:
         return await self._keys.authenticate(key)
 
-    async def keys(self, tenant_id: str) -> builtins.list[dict[str, Any]]:
-        return self._keys.list(tenant_id)
+    async def keys(
+        self, tenant_id: str, limit: int, cursor: str | None
+    ) -> tuple[builtins.list[dict[str, Any]], str | None]:
+        return self._keys.list(tenant_id, limit, cursor)
 
     async def create_key(self, tenant_id: str, name: str) -> dict[str, Any]:
         return await self._keys.create(tenant_id, name)

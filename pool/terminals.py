@@ -6,12 +6,14 @@ Tickets live in memory, as the sessions do. Not here: what a session is (`runtim
 
 from __future__ import annotations
 
+import builtins
 import hmac
 import secrets
 from urllib.parse import quote
 
 from pool.clock import iso
 from pool.commands import Places, link_of
+from pool.paging import newest_first
 from pool.quotas import check_fixed
 from quilt_fn.errors import Conflict, SessionNotFound
 from quilt_fn.model.terminal import TerminalCreate, TerminalRecord, TerminalSize
@@ -58,8 +60,10 @@ class Terminals:
         ticket = self._tickets[session.session_id] = TICKET_PREFIX + secrets.token_urlsafe(32)
         return _record(session, ticket)
 
-    def list(self, tenant_id: str) -> list[TerminalRecord]:
-        return [_record(session) for session in self._sessions.of(tenant_id)]
+    def list(self, tenant_id: str, limit: int, cursor: str | None) -> tuple[builtins.list[TerminalRecord], str | None]:
+        """A page of them, newest first, and the next page's cursor. Raises InvalidValue for what is no cursor."""
+        records = [_record(session) for session in self._sessions.of(tenant_id)]
+        return newest_first(records, lambda record: f"{record.created_at}~{record.session_id}", limit, cursor)
 
     def get(self, tenant_id: str, session_id: str) -> TerminalRecord:
         return _record(self._own(tenant_id, session_id))

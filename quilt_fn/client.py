@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from quilt_fn import credentials, errors, remote, settings
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from quilt_fn.transport import Reply, Request, Transport
     from quilt_fn.volumes import Volumes
 
-M = TypeVar("M", bound="BaseModel")
-
 RETRY_PAUSES_S = (0.1, 0.4, 1.0)
 CALL_TIMEOUT_S = 2 * 3600.0
 """A call is held while it queues and runs; the platform's own limits fire before this one."""
@@ -42,10 +40,16 @@ NDJSON = "application/x-ndjson"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of records, newest first. `next_cursor` None: the last one."""
+    """One page of records. `next_cursor` None: the last one. One goes through it as through its `items`."""
 
     items: list[Any]
     next_cursor: str | None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +178,7 @@ class Client:
     async def list_functions(self, limit: int = 100, cursor: str | None = None) -> Page:
         from quilt_fn.model.function import FunctionRecord
 
-        answer = await self._json("GET", "/api/functions", query=_query(limit=limit, cursor=cursor), safe=True)
-        return _page(FunctionRecord, "functions", answer)
+        return await paged(self, "/api/functions", "functions", FunctionRecord, limit=limit, cursor=cursor)
 
     @both
     async def get_function(self, function_id: str) -> FunctionRecord:
@@ -293,8 +296,8 @@ class Client:
         from quilt_fn.model.invocation import InvocationRecord
 
         path = f"/api/functions/{_id(function_id)}/invocations"
-        query = _query(status=status, limit=limit, cursor=cursor)
-        return _page(InvocationRecord, "invocations", await self._json("GET", path, query=query, safe=True))
+        asked = {"status": status, "limit": limit, "cursor": cursor}
+        return await paged(self, path, "invocations", InvocationRecord, **asked)
 
     @both
     async def invocation(self, function_id: str, invocation_id: str) -> InvocationRecord:
@@ -352,10 +355,10 @@ class Client:
         return bool(answer["dropped"])
 
     @both
-    async def keys(self) -> list[dict[str, Any]]:
+    async def keys(self, limit: int = 100, cursor: str | None = None) -> Page:
         """The tenant's API keys: {key_id, name, created_at}. The keys themselves are not kept."""
-        answer = await self._json("GET", "/api/keys", safe=True)
-        return list(answer["keys"])
+        answer = await self._json("GET", "/api/keys", query=_query(limit=limit, cursor=cursor), safe=True)
+        return Page(list(answer["keys"]), answer.get("next_cursor"))
 
     @both
     async def create_key(self, name: str = "") -> dict[str, Any]:
@@ -483,5 +486,7 @@ def _query(**values: Any) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
-def _page(model: type[M], name: str, answer: Mapping[str, Any]) -> Page:
-    return Page([model.model_validate(item) for item in answer[name]], answer.get("next_cursor"))
+async def paged(client: Client, path: str, things: str, model: type[BaseModel], **asked: Any) -> Page:
+    """The page of a list's records that `asked` says: limit, cursor, and what the list is filtered by."""
+    answer = await client._json("GET", path, query=_query(**asked), safe=True)
+    return Page([model.model_validate(item) for item in answer[things]], answer.get("next_cursor"))

@@ -71,12 +71,11 @@ class Containers:
         self, limit: int = 100, cursor: str | None = None, *, state: str | None = None, label: str | None = None
     ) -> Page:
         """Records, newest first. `label`: `key` or `key=value`."""
-        from quilt_fn.client import _page, _query
+        from quilt_fn.client import paged
         from quilt_fn.model.container import ContainerRecord
 
-        query = _query(limit=limit, cursor=cursor, state=state, label=label)
-        answer = await self._client._json("GET", "/api/containers", query=query, safe=True)
-        return _page(ContainerRecord, "containers", answer)
+        asked = {"limit": limit, "cursor": cursor, "state": state, "label": label}
+        return await paged(self._client, "/api/containers", "containers", ContainerRecord, **asked)
 
     def _container(self, answer: Mapping[str, Any]) -> Container:
         from quilt_fn.model.container import ContainerRecord

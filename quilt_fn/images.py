@@ -5,7 +5,6 @@ Not here: containers (`quilt_fn.containers`).
 
 from __future__ import annotations
 
-import builtins
 import secrets
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -13,8 +12,7 @@ from urllib.parse import quote
 from quilt_fn.twins import both
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client
-    from quilt_fn.model.image import ImageRecord
+    from quilt_fn.client import Client, Page
 
 
 class Images:
@@ -24,11 +22,12 @@ class Images:
         self._client = client
 
     @both
-    async def list(self) -> builtins.list[ImageRecord]:
+    async def list(self, limit: int = 100, cursor: str | None = None) -> Page:
+        """Records, by name."""
+        from quilt_fn.client import paged
         from quilt_fn.model.image import ImageRecord
 
-        answer = await self._client._json("GET", "/api/images", safe=True)
-        return [ImageRecord.model_validate(each) for each in answer["images"]]
+        return await paged(self._client, "/api/images", "images", ImageRecord, limit=limit, cursor=cursor)
 
     @both
     async def build(self, name: str) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from quilt_fn.twins import both
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client
-    from quilt_fn.model.network import AllocationRecord, Diagnostics, NameRecord, NetworkRecord, ServiceRecord
+    from quilt_fn.client import Client, Page
+    from quilt_fn.model.network import Diagnostics, NetworkRecord, ServiceRecord
 
 
 class Network:
@@ -48,20 +48,21 @@ class Network:
         return Diagnostics.model_validate(await self._client._json("GET", path, safe=True))
 
     @both
-    async def allocations(self) -> list[AllocationRecord]:
-        """Every address that is a container's own, running or not."""
+    async def allocations(self, limit: int = 100, cursor: str | None = None) -> Page:
+        """The addresses that are containers' own, running or not, the newest container's first."""
+        from quilt_fn.client import paged
         from quilt_fn.model.network import AllocationRecord
 
-        answer = await self._client._json("GET", "/api/network/allocations", safe=True)
-        return [AllocationRecord.model_validate(each) for each in answer["allocations"]]
+        path = "/api/network/allocations"
+        return await paged(self._client, path, "allocations", AllocationRecord, limit=limit, cursor=cursor)
 
     @both
-    async def names(self) -> list[NameRecord]:
-        """The names that the tenant's containers find."""
+    async def names(self, limit: int = 100, cursor: str | None = None) -> Page:
+        """The names that the tenant's containers find, the newest container's first."""
+        from quilt_fn.client import paged
         from quilt_fn.model.network import NameRecord
 
-        answer = await self._client._json("GET", "/api/dns/entries", safe=True)
-        return [NameRecord.model_validate(each) for each in answer["entries"]]
+        return await paged(self._client, "/api/dns/entries", "entries", NameRecord, limit=limit, cursor=cursor)
 
 
 class Services:
@@ -83,12 +84,13 @@ class Services:
         return ServiceRecord.model_validate(answer)
 
     @both
-    async def list(self, container: str) -> list[ServiceRecord]:
-        """Newest first, without their tokens."""
+    async def list(self, container: str, limit: int = 100, cursor: str | None = None) -> Page:
+        """Records, newest first, without their tokens."""
+        from quilt_fn.client import paged
         from quilt_fn.model.network import ServiceRecord
 
-        answer = await self._client._json("GET", await _path(self._client, container, "services"), safe=True)
-        return [ServiceRecord.model_validate(each) for each in answer["services"]]
+        path = await _path(self._client, container, "services")
+        return await paged(self._client, path, "services", ServiceRecord, limit=limit, cursor=cursor)
 
     @both
     async def withdraw(self, container: str, service: str) -> None:

@@ -50,14 +50,12 @@ class Operations:
     @both
     async def list(self, *, status: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
         """Newest first."""
-        from quilt_fn.client import Page
+        from quilt_fn.client import paged
         from quilt_fn.model.operation import OperationRecord
 
-        given = {"status": status, "limit": str(limit), "cursor": cursor}
-        query = {name: value for name, value in given.items() if value is not None}
-        answer = await self._client._json("GET", "/api/operations", query=query, safe=True)
-        records = [OperationRecord.model_validate(each) for each in answer["operations"]]
-        return Page(records, answer["next_cursor"])
+        return await paged(
+            self._client, "/api/operations", "operations", OperationRecord, status=status, limit=limit, cursor=cursor
+        )
 
     @both
     async def wait(self, operation_id: str, timeout_s: float | None = None) -> OperationRecord:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from quilt_fn.remote import RemoteTraceback
@@ -32,6 +34,8 @@ class _Background:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._at_exit: list[Callable[[], Awaitable[None]]] = []
+        self._begun: weakref.WeakSet[AsyncGenerator[Any, None]] = weakref.WeakSet()
+        """What somebody iterates over. Closed at the end of the loop: who lets go of one later finds it closed."""
 
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -44,6 +48,13 @@ class _Background:
     def inside(self) -> bool:
         """Whether the caller runs on the background loop's own thread."""
         return threading.current_thread() is self._thread
+
+    def begun(self, items: AsyncGenerator[Any, None]) -> None:
+        self._begun.add(items)
+
+    def has_begun(self, items: AsyncGenerator[Any, None]) -> bool:
+        """Whether it runs on the loop that is there now: then it is to be closed on it."""
+        return items in self._begun
 
     def at_exit(self, close: Callable[[], Awaitable[None]]) -> None:
         self._at_exit.append(close)
@@ -64,11 +75,25 @@ class _Background:
         self._lock = threading.Lock()
         self._loop = self._thread = None
         self._at_exit = []
+        self._begun = weakref.WeakSet()
 
     async def _close_all(self) -> None:
+        await self._close_begun()
         closers, self._at_exit = self._at_exit, []
         for close in closers:
             await close()
+
+    async def _close_begun(self) -> None:
+        others = asyncio.all_tasks()
+        begun, self._begun = list(self._begun), weakref.WeakSet()
+        for items in begun:
+            with contextlib.suppress(RuntimeError):  # a thread still waits for its next: it ends with the loop
+                await items.aclose()
+        del begun
+        await asyncio.sleep(0)  # what those iterated over themselves is closed by tasks that the loop makes now
+        closing = asyncio.all_tasks() - others
+        if closing:
+            await asyncio.wait(closing, timeout=EXIT_SECONDS / 2)
 
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -131,19 +156,23 @@ async def _aclose(items: AsyncGenerator[Any, None]) -> None:
 
 
 def _drain(items: AsyncGenerator[R, None]) -> Generator[R, None, None]:
+    background.begun(items)
     try:
         while (found := wait(_next(items)))[0]:
             yield found[1]  # type: ignore[misc]
     finally:
-        wait(_aclose(items))
+        if background.has_begun(items):  # else its loop has ended, at the interpreter's end say, and closed it
+            wait(_aclose(items))
 
 
 async def _adrain(items: AsyncGenerator[R, None]) -> AsyncGenerator[R, None]:
+    background.begun(items)
     try:
         while (found := await _hop(_next(items)))[0]:
             yield found[1]  # type: ignore[misc]
     finally:
-        await _hop(_aclose(items))
+        if background.has_begun(items):
+            await _hop(_aclose(items))
 
 
 class Call(Generic[P, R]):
@@ -167,7 +196,7 @@ class Items(Generic[P, R]):
         self._implementation = implementation
         self.__doc__ = implementation.__doc__
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Generator[R, None, None]:
         return _drain(self._implementation(*args, **kwargs))
 
     def aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R, None]:

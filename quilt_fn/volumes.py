@@ -49,11 +49,11 @@ class Volumes:
     @both
     async def list(self, limit: int = 100, cursor: str | None = None, label: str | None = None) -> Page:
         """Records, newest first. `label`: `key` or `key=value`."""
-        from quilt_fn.client import _page, _query
+        from quilt_fn.client import paged
         from quilt_fn.model.volume import VolumeRecord
 
-        query = _query(limit=limit, cursor=cursor, label=label)
-        return _page(VolumeRecord, "volumes", await self._client._json("GET", "/api/volumes", query=query, safe=True))
+        asked = {"limit": limit, "cursor": cursor, "label": label}
+        return await paged(self._client, "/api/volumes", "volumes", VolumeRecord, **asked)
 
     @both
     async def delete(self, name: str) -> str:

@@ -67,7 +67,7 @@ class ContainerRegistry:
     ) -> tuple[builtins.list[ContainerEntry], str | None]:
         """Newest first. A label's value None asks only that it is there. Raises InvalidValue for what is no cursor."""
         found = [e for e in self._by_id.values() if e.tenant_id == tenant_id and _fits(e, state, labels)]
-        return newest_first(found, _place, limit, cursor)
+        return newest_first(found, place, limit, cursor)
 
     # writing: Redis, then memory
 
@@ -190,7 +190,8 @@ def _fits(entry: ContainerEntry, state: str | None, labels: Mapping[str, str | N
     return all(name in own and value in (None, own[name]) for name, value in labels.items())
 
 
-def _place(entry: ContainerEntry) -> str:
+def place(entry: ContainerEntry) -> str:
+    """Where it stands in lists of containers, and of what each has one of (`pool.paging`)."""
     return f"{entry.created_at}~{entry.container_id}"
 
 

@@ -31,9 +31,15 @@ class NetworkService(Protocol):
         """Each check is made now. Raises ContainerNotRunning."""
         ...
 
-    async def allocations(self, tenant_id: str) -> list[AllocationRecord]: ...
+    async def allocations(
+        self, tenant_id: str, limit: int, cursor: str | None
+    ) -> tuple[list[AllocationRecord], str | None]:
+        """A page of them, the newest container's first, and the next page's cursor. Raises InvalidValue."""
+        ...
 
-    def names(self, tenant_id: str) -> list[NameRecord]: ...
+    def names(self, tenant_id: str, limit: int, cursor: str | None) -> tuple[list[NameRecord], str | None]:
+        """As `allocations`, of those that run."""
+        ...
 
     def missing(self) -> list[str]:
         """What this machine can't do, and why; empty where it can do all."""
@@ -54,7 +60,11 @@ class Published(Protocol):
         """Raises NameTaken, Conflict where the container has no network, QuotaExceeded."""
         ...
 
-    def list(self, tenant_id: str, container_id: str) -> builtins.list[ServiceRecord]: ...
+    def list(
+        self, tenant_id: str, container_id: str, limit: int, cursor: str | None
+    ) -> tuple[builtins.list[ServiceRecord], str | None]:
+        """A page of them, newest first, and the next page's cursor. Raises ContainerNotFound, InvalidValue."""
+        ...
 
     async def delete(self, tenant_id: str, container_id: str, service_id: str) -> None:
         """Raises ServiceNotFound."""

@@ -22,6 +22,7 @@ from pool.containers.registry import ContainerRegistry
 from pool.network.api import Door
 from pool.network.directory import ContainerDirectory
 from pool.network.service import connected
+from pool.paging import newest_first
 from pool.redis_link import RedisLink
 from quilt_fn.errors import (
     Forbidden,
@@ -85,10 +86,13 @@ class PublishedServices:
             self._gone.set()
         return _record(service_id, kept, token)
 
-    def list(self, tenant_id: str, container_id: str) -> builtins.list[ServiceRecord]:
+    def list(
+        self, tenant_id: str, container_id: str, limit: int, cursor: str | None
+    ) -> tuple[builtins.list[ServiceRecord], str | None]:
         self._registry.get(tenant_id, container_id)
         found = [(i, kept) for i, kept in self._live().items() if kept["container_id"] == container_id]
-        return [_record(i, kept) for i, kept in sorted(found, key=lambda each: each[1]["created_at"], reverse=True)]
+        page, after = newest_first(found, lambda each: f"{each[1]['created_at']}~{each[0]}", limit, cursor)
+        return [_record(i, kept) for i, kept in page], after
 
     async def delete(self, tenant_id: str, container_id: str, service_id: str) -> None:
         self._registry.get(tenant_id, container_id)

@@ -6,8 +6,9 @@ Not here: published services (`published`).
 from __future__ import annotations
 
 from pool.containers.entry import ContainerEntry
-from pool.containers.registry import ContainerRegistry
+from pool.containers.registry import ContainerRegistry, place
 from pool.network.directory import ContainerDirectory
+from pool.paging import newest_first
 from quilt_fn.errors import Conflict, ContainerNotRunning
 from quilt_fn.model.network import (
     AllocationRecord,
@@ -29,15 +30,15 @@ class Networks:
 
     async def get(self, tenant_id: str, container_id: str) -> NetworkRecord:
         entry = self._registry.get(tenant_id, container_id)
-        place = self._network.place
+        where = self._network.place
         if entry.spec.network == "none":
             return NetworkRecord(
                 container_id=container_id, network="none", ip_address=None, gateway=None, subnet=None, bridge=None,
                 egress=False, names=[],
             )  # fmt: skip
         return NetworkRecord(
-            container_id=container_id, network="bridge", ip_address=entry.kept.address, gateway=place.gateway,
-            subnet=place.subnet, bridge=place.bridge, egress=self._network.egress(container_id),
+            container_id=container_id, network="bridge", ip_address=entry.kept.address, gateway=where.gateway,
+            subnet=where.subnet, bridge=where.bridge, egress=self._network.egress(container_id),
             names=[entry.name, f"{entry.name}.{DOMAIN}"],
         )  # fmt: skip
 
@@ -61,34 +62,38 @@ class Networks:
             container_id=container_id, healthy=all(check.ok is not False for check in checks), checks=checks
         )
 
-    async def allocations(self, tenant_id: str) -> list[AllocationRecord]:
-        rows = []
-        for found in await self._network.allocations():
-            entry = self._registry.find(tenant_id, found.container_id)
-            if entry is not None and found.tenant_id == tenant_id:
-                rows.append(
-                    AllocationRecord(
-                        container_id=found.container_id,
-                        name=entry.name,
-                        ip_address=found.address,
-                        egress=found.egress,
-                        attached=found.link is not None,
-                    )
-                )
-        return rows
+    async def allocations(
+        self, tenant_id: str, limit: int, cursor: str | None
+    ) -> tuple[list[AllocationRecord], str | None]:
+        theirs = [
+            (entry, found)
+            for found in await self._network.allocations()
+            if found.tenant_id == tenant_id and (entry := self._registry.find(tenant_id, found.container_id))
+        ]
+        page, after = newest_first(theirs, lambda each: place(each[0]), limit, cursor)
+        records = [
+            AllocationRecord(
+                container_id=entry.container_id, name=entry.name, ip_address=found.address, egress=found.egress,
+                attached=found.link is not None,
+            )
+            for entry, found in page
+        ]  # fmt: skip
+        return records, after
 
-    def names(self, tenant_id: str) -> list[NameRecord]:
-        return [
+    def names(self, tenant_id: str, limit: int, cursor: str | None) -> tuple[list[NameRecord], str | None]:
+        theirs = [each for each in self._directory.running() if each[0].tenant_id == tenant_id]
+        page, after = newest_first(theirs, lambda each: place(each[0]), limit, cursor)
+        records = [
             NameRecord(
                 name=entry.name, fqdn=f"{entry.name}.{DOMAIN}", ip_address=address, container_id=entry.container_id
             )
-            for entry, address in self._directory.running()
-            if entry.tenant_id == tenant_id
+            for entry, address in page
         ]
+        return records, after
 
     def missing(self) -> list[str]:
-        place = self._network.place
-        return [reason for reason in (place.reason, place.egress_reason) if reason]
+        where = self._network.place
+        return [reason for reason in (where.reason, where.egress_reason) if reason]
 
 
 def connected(registry: ContainerRegistry, tenant_id: str, container_id: str) -> ContainerEntry:

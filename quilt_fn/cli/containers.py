@@ -72,25 +72,17 @@ def create(name: str, command: tuple[str, ...], as_json: bool, **given: Any) -> 
 @containers.command("list", short_help="List the containers, newest first.")
 @click.option("--state", help="Only those in this state.")
 @click.option("--label", metavar="NAME[=VALUE]", help="Only those with this label.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many.")
+@output.page_options
 @output.json_option
-def list_(state: str | None, label: str | None, limit: int, as_json: bool) -> None:
+def list_(state: str | None, label: str | None, limit: int, cursor: str | None, as_json: bool) -> None:
     """List the containers, newest first."""
-    page = output.client().containers.list(limit=limit, state=state, label=label)
-    if as_json:
-        output.print_json({"containers": page.items, "next_cursor": page.next_cursor})
-        return
-    output.table(
+    output.page(
+        "containers", output.client().containers.list(limit, cursor, state=state, label=label),
         ["name", "state", "image", "address", ">memory", "command", "exit", "created"],
-        [
-            (c.name, c.state, c.image, c.ip_address, f"{c.memory_limit_mb} MB", " ".join(c.command or ())[:40] or None,
-             c.exit_code, output.ago(c.created_at))
-            for c in page.items
-        ],
-        empty="there are no containers; `quilt containers create NAME` makes one",
+        lambda c: (c.name, c.state, c.image, c.ip_address, f"{c.memory_limit_mb} MB",
+                   " ".join(c.command or ())[:40] or None, c.exit_code, output.ago(c.created_at)),
+        empty="there are no containers; `quilt containers create NAME` makes one", as_json=as_json,
     )  # fmt: skip
-    if page.next_cursor is not None:
-        click.echo("there are more; --limit shows them", err=True)
 
 
 @containers.command("get", short_help="Show all that is known of a container.")
@@ -295,9 +287,13 @@ def processes(name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("pid", type=int)
 @click.argument("signal", default="TERM")
-def signal(name: str, pid: int, signal: str) -> None:
+@output.json_option
+def signal(name: str, pid: int, signal: str, as_json: bool) -> None:
     """Send a signal to a container's process, TERM by default."""
-    output.client().containers.get(name).signal(pid, signal)
+    container = output.client().containers.get(name)
+    container.signal(pid, signal)
+    if as_json:
+        output.print_json({"container_id": container.id, "pid": pid, "signal": signal})
 
 
 @containers.command("env", short_help="Show or change what a container's commands get.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,8 @@ def cp(source: str, target: str, as_json: bool) -> None:
     quilt cp box:/etc/hostname .
 
     NAME:PATH names a place in a volume, or in a running container by its name or id; anything else is a local path. A
-    folder's contents go into the folder DST; a file becomes DST, or goes into it where DST is a folder here or ends
-    with a slash.
+    folder's contents go into the folder DST; a file becomes DST, or goes into it where DST is a folder or ends with a
+    slash.
     """
     there, here = place(source), place(target)
     if (there.name is None) == (here.name is None):
@@ -71,20 +72,21 @@ def _up(client: Client, source: Path, target: Place, into: bool, progress: Progr
     if source.is_dir():
         there.unpack(progress.counted(tars.Packed(source)), target.path)
     else:
+        into = into or sides.is_folder(there, target.path)
         path = f"{target.path}/{source.name}".lstrip("/") if into else target.path
         there.put(source, path, progress.counted)
 
 
 def _down(client: Client, source: Place, target: Path, into: bool, progress: Progress) -> None:
     there = sides.find(client, str(source.name))
-    pieces = there.file(source.path) if source.path else None
-    if pieces is None:
-        target.mkdir(parents=True, exist_ok=True)
-        tars.unpack(progress.passing(there.pack(source.path)), target)
-        return
-    if target.is_dir() or into:
-        target = target / PurePosixPath(source.path).name
-    tars.write(target, progress.passing(pieces))
+    with there.file(source.path) if source.path else nullcontext() as content:
+        if content is not None:
+            if target.is_dir() or into:
+                target = target / PurePosixPath(source.path).name
+            tars.write(target, progress.passing(content))
+            return
+    target.mkdir(parents=True, exist_ok=True)
+    tars.unpack(progress.passing(there.pack(source.path)), target)
 
 
 class Progress:

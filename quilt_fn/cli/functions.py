@@ -23,25 +23,18 @@ def functions() -> None:
 
 
 @functions.command("list", short_help="List the functions, newest first.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many.")
+@output.page_options
 @output.json_option
-def list_(limit: int, as_json: bool) -> None:
+def list_(limit: int, cursor: str | None, as_json: bool) -> None:
     """List the functions, newest first."""
-    page = output.client().list_functions(limit=limit)
-    if as_json:
-        output.print_json({"functions": page.items, "next_cursor": page.next_cursor})
-        return
-    output.table(
+    output.page(
+        "functions", output.client().list_functions(limit=limit, cursor=cursor),
         ["name", "state", ">version", ">memory", ">instances", ">invocations", ">errors", "last invoked"],
-        [
-            (f.name, f.state, f.current_version, f"{f.memory_limit_mb} MB", f"{f.min_instances}–{f.max_instances}",
-             f.invocation_count, f.error_count, output.ago(f.last_invoked_at))
-            for f in page.items
-        ],
-        empty="there are no functions; `quilt deploy` makes one",
+        lambda f: (f.name, f.state, f.current_version, f"{f.memory_limit_mb} MB",
+                   f"{f.min_instances}–{f.max_instances}", f.invocation_count, f.error_count,
+                   output.ago(f.last_invoked_at)),
+        empty="there are no functions; `quilt deploy` makes one", as_json=as_json,
     )  # fmt: skip
-    if page.next_cursor is not None:
-        click.echo("there are more; --limit shows them", err=True)
 
 
 @functions.command("get", short_help="Show all that is known of a function.")

@@ -20,21 +20,16 @@ def images() -> None:
 
 
 @images.command("list", short_help="List the images.")
+@output.page_options
 @output.json_option
-def list_(as_json: bool) -> None:
+def list_(limit: int, cursor: str | None, as_json: bool) -> None:
     """List the images, and which of them are built."""
-    found = output.client().images.list()
-    if as_json:
-        output.print_json({"images": found})
-        return
-    output.table(
+    output.page(
+        "images", output.client().images.list(limit, cursor),
         ["name", "state", ">size", "built", "fingerprint"],
-        [
-            (i.name, i.state, output.size(i.size_bytes) if i.size_bytes is not None else None,
-             output.ago(i.built_at) if i.built_at else None, i.fingerprint and i.fingerprint[:12])
-            for i in found
-        ],
-        empty="there are no images",
+        lambda i: (i.name, i.state, output.size(i.size_bytes), output.ago(i.built_at),
+                   i.fingerprint and i.fingerprint[:12]),
+        empty="there are no images", as_json=as_json,
     )  # fmt: skip
 
 

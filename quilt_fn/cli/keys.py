@@ -16,15 +16,15 @@ def keys() -> None:
 
 
 @keys.command("list", short_help="List the keys by id and name.")
+@output.page_options
 @output.json_option
-def list_(as_json: bool) -> None:
-    """List the keys by id and name. The keys themselves are not kept."""
-    found = output.client().keys()
-    if as_json:
-        output.print_json({"keys": found})
-        return
-    rows = [(key["key_id"], key["name"], output.ago(key["created_at"])) for key in found]
-    output.table(["id", "name", "made"], rows, empty="there are no keys")
+def list_(limit: int, cursor: str | None, as_json: bool) -> None:
+    """List the keys by id and name, newest first. The keys themselves are not kept."""
+    output.page(
+        "keys", output.client().keys(limit, cursor), ["id", "name", "made"],
+        lambda key: (key["key_id"], key["name"], output.ago(key["created_at"])),
+        empty="there are no keys", as_json=as_json,
+    )  # fmt: skip
 
 
 @keys.command("create", short_help="Make a key and print it.")

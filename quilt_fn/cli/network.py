@@ -61,30 +61,27 @@ def diagnose(container: str, as_json: bool) -> None:
 
 
 @network.command("addresses", short_help="List the addresses that containers have.")
+@output.page_options
 @output.json_option
-def addresses(as_json: bool) -> None:
-    """List the addresses that containers have."""
-    found = output.client().network.allocations()
-    if as_json:
-        output.print_json({"allocations": found})
-        return
-    output.table(
+def addresses(limit: int, cursor: str | None, as_json: bool) -> None:
+    """List the addresses that containers have, the newest container's first."""
+    output.page(
+        "allocations", output.client().network.allocations(limit, cursor),
         ["name", "address", "egress", "runs", "container"],
-        [(a.name, a.ip_address, "on" if a.egress else "off", "yes" if a.attached else "no", a.container_id)
-         for a in found],
-        empty="no container has an address",
+        lambda a: (a.name, a.ip_address, "on" if a.egress else "off", "yes" if a.attached else "no", a.container_id),
+        empty="no container has an address", as_json=as_json,
     )  # fmt: skip
 
 
 @network.command("names", short_help="List the names that containers find each other by.")
+@output.page_options
 @output.json_option
-def names(as_json: bool) -> None:
-    """List the names that containers find each other by."""
-    found = output.client().network.names()
-    if as_json:
-        output.print_json({"entries": found})
-        return
-    output.table(["name", "full name", "address"], [(n.name, n.fqdn, n.ip_address) for n in found], empty="no names")
+def names(limit: int, cursor: str | None, as_json: bool) -> None:
+    """List the names that containers find each other by, the newest container's first."""
+    output.page(
+        "entries", output.client().network.names(limit, cursor), ["name", "full name", "address"],
+        lambda n: (n.name, n.fqdn, n.ip_address), empty="no names", as_json=as_json,
+    )  # fmt: skip
 
 
 @click.group(short_help="Publish a container's port, and withdraw it.")
@@ -113,17 +110,15 @@ def publish(container: str, name: str, port: int, public: bool, ttl: float | Non
 
 @services.command("list", short_help="List the services of a container, newest first.")
 @click.argument("container")
+@output.page_options
 @output.json_option
-def list_(container: str, as_json: bool) -> None:
+def list_(container: str, limit: int, cursor: str | None, as_json: bool) -> None:
     """List the services of a container, newest first."""
-    found = output.client().services.list(container)
-    if as_json:
-        output.print_json({"services": found, "next_cursor": None})
-        return
-    output.table(
+    output.page(
+        "services", output.client().services.list(container, limit, cursor),
         ["name", ">port", "auth", "path", "expires", "created"],
-        [(s.name, s.target_port, s.auth_mode, s.path, s.expires_at, output.ago(s.created_at)) for s in found],
-        empty="it publishes none; `quilt services publish CONTAINER NAME PORT` does",
+        lambda s: (s.name, s.target_port, s.auth_mode, s.path, s.expires_at, output.ago(s.created_at)),
+        empty="it publishes none; `quilt services publish CONTAINER NAME PORT` does", as_json=as_json,
     )  # fmt: skip
 
 

@@ -25,22 +25,17 @@ def operations() -> None:
 
 @operations.command("list", short_help="List operations, newest first.")
 @click.option("--status", help="Only those in this status, e.g. running or failed.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@output.page_options
 @output.json_option
-def list_(status: str | None, limit: int, as_json: bool) -> None:
+def list_(status: str | None, limit: int, cursor: str | None, as_json: bool) -> None:
     """List operations, newest first."""
-    page = output.client().operations.list(status=status, limit=limit)
-    if as_json:
-        output.print_json({"operations": page.items, "next_cursor": page.next_cursor})
-        return
-    rows = [
-        (
-            each.operation_id, each.operation_type, each.target_resource_id, each.status, f"{each.progress_pct:g} %",
-            output.ago(each.started_at), each.reason_code or "",
-        )
-        for each in page.items
-    ]  # fmt: skip
-    output.table(["id", "type", "target", "status", ">progress", "began", "reason"], rows, empty="there are none")
+    output.page(
+        "operations", output.client().operations.list(status=status, limit=limit, cursor=cursor),
+        ["id", "type", "target", "status", ">progress", "began", "reason"],
+        lambda each: (each.operation_id, each.operation_type, each.target_resource_id, each.status,
+                      f"{each.progress_pct:g} %", output.ago(each.started_at), each.reason_code or ""),
+        empty="there are none", as_json=as_json,
+    )  # fmt: skip
 
 
 @operations.command("get", short_help="Show one operation, or wait for its end.")

@@ -17,7 +17,7 @@ import click
 from quilt_fn.errors import QuiltError
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client, DeployStep
+    from quilt_fn.client import Client, DeployStep, Page
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,6 +25,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 def json_option(function: F) -> F:
     """`--json`, passed as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
+
+
+def page_options(function: F) -> F:
+    """`--limit` and `--cursor` of a list, passed as such, for the client's method of that list."""
+    limit = click.option(
+        "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many."
+    )
+    cursor = click.option("--cursor", help="Go on where a page ended, which said this.")
+    return limit(cursor(function))
 
 
 def client() -> Client:
@@ -71,6 +80,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
         console.print(drawn)
     for line in captured.get().splitlines():
         click.echo(line.rstrip())
+
+
+def page(
+    things: str, found: Page, columns: Sequence[str], row: Callable[[Any], Sequence[object]], empty: str, as_json: bool
+) -> None:
+    """A page of a list as a table with a `row` for each record, or as JSON as the API gives it."""
+    if as_json:
+        print_json({things: found.items, "next_cursor": found.next_cursor})
+        return
+    table(columns, [row(each) for each in found.items], empty)
+    if found.next_cursor is not None:
+        click.echo(f"there are more: --cursor '{found.next_cursor}' shows them", err=True)
 
 
 def ago(iso: str | None) -> str | None:

@@ -5,8 +5,10 @@ Not here: the near side (`cp`), nor tars (`tars`).
 
 from __future__ import annotations
 
+import itertools
 import stat
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -31,8 +33,9 @@ class Side(Protocol):
     def unpack(self, archive: AsyncIterator[bytes], path: str) -> None:
         """Into the folder `path`."""
 
-    def file(self, path: str) -> Iterator[bytes] | None:
-        """What is in a file; None where `path` is a folder. Raises FileNotThere."""
+    def file(self, path: str) -> AbstractContextManager[Iterator[bytes] | None]:
+        """What is in a file, to be read as far as it is wanted; None where `path` is a folder. Raises FileNotThere."""
+        ...
 
     def pack(self, path: str) -> Iterator[bytes]:
         """A folder's contents."""
@@ -61,6 +64,19 @@ def find(client: Client, name: str) -> Side:
     )
 
 
+def is_folder(side: Side, path: str) -> bool:
+    """Whether a file that is copied to `path` goes into it, as with cp."""
+    from quilt_fn.errors import FileNotThere
+
+    if not path:
+        return True
+    try:
+        with side.file(path) as content:
+            return content is None
+    except FileNotThere:
+        return False
+
+
 class InVolume:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
@@ -73,15 +89,17 @@ class InVolume:
     def unpack(self, archive: AsyncIterator[bytes], path: str) -> None:
         self._volume.unpack(archive, path)
 
-    def file(self, path: str) -> Iterator[bytes] | None:
+    @contextmanager
+    def file(self, path: str) -> Iterator[Iterator[bytes] | None]:
         from quilt_fn.errors import InvalidValue
 
-        pieces = iter(self._volume.files.stream(path))
-        try:
-            first = next(pieces, b"")
-        except InvalidValue:  # a folder
-            return None
-        return _again(first, pieces)
+        with closing(self._volume.files.stream(path)) as pieces:
+            try:
+                first = next(pieces, b"")
+            except InvalidValue:  # a folder
+                yield None
+            else:
+                yield itertools.chain((first,), pieces)
 
     def pack(self, path: str) -> Iterator[bytes]:
         return iter(self._volume.pack(path))
@@ -100,12 +118,13 @@ class InContainer:
     def unpack(self, archive: AsyncIterator[bytes], path: str) -> None:
         self._files.unpack(archive, f"/{path}")
 
-    def file(self, path: str) -> Iterator[bytes] | None:
+    @contextmanager
+    def file(self, path: str) -> Iterator[Iterator[bytes] | None]:
         name = PurePosixPath(path).name
-        found = tars.first_file(self.pack(path))
-        if found is None or found[0] != name or self._holds(f"{path}/{name}"):
-            return None
-        return found[1]
+        with closing(self._files.pack(f"/{path}")) as pieces:
+            found = tars.first_file(pieces)
+            single = found is not None and found[0] == name and not self._holds(f"{path}/{name}")
+            yield found[1] if found is not None and single else None
 
     def pack(self, path: str) -> Iterator[bytes]:
         return iter(self._files.pack(f"/{path}"))
@@ -115,15 +134,11 @@ class InContainer:
         from quilt_fn.errors import FileNotThere, InvalidValue
 
         try:
-            next(self.pack(path), b"")
+            with closing(self._files.pack(f"/{path}")) as pieces:
+                next(pieces, b"")
         except (FileNotThere, InvalidValue):
             return False
         return True
-
-
-def _again(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
 
 
 def _read(file: IO[bytes]) -> Iterator[bytes]:

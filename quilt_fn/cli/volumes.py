@@ -10,6 +10,7 @@ import sys
 import click
 
 from quilt_fn.cli import output
+from quilt_fn.output_bytes import in_json
 
 
 @click.group(short_help="List, make and delete volumes, and see what is in them.")
@@ -18,26 +19,18 @@ def volumes() -> None:
 
 
 @volumes.command("list", short_help="List the volumes, newest first.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many.")
+@output.page_options
 @click.option("--label", metavar="KEY[=VALUE]", help="Only those with this label.")
 @output.json_option
-def list_(limit: int, label: str | None, as_json: bool) -> None:
+def list_(limit: int, cursor: str | None, label: str | None, as_json: bool) -> None:
     """List the volumes, newest first."""
-    page = output.client().volumes.list(limit=limit, label=label)
-    if as_json:
-        output.print_json({"volumes": page.items, "next_cursor": page.next_cursor})
-        return
-    output.table(
+    output.page(
+        "volumes", output.client().volumes.list(limit, cursor, label),
         ["name", ">limit", "attached to", "made"],
-        [
-            (v.name, f"{v.size_limit_mb} MB" if v.size_limit_mb else None, ", ".join(v.attached_to) or None,
-             output.ago(v.created_at))
-            for v in page.items
-        ],
-        empty="there are no volumes; `quilt volumes create NAME` makes one",
+        lambda v: (v.name, f"{v.size_limit_mb} MB" if v.size_limit_mb else None, ", ".join(v.attached_to) or None,
+                   output.ago(v.created_at)),
+        empty="there are no volumes; `quilt volumes create NAME` makes one", as_json=as_json,
     )  # fmt: skip
-    if page.next_cursor is not None:
-        click.echo("there are more; --limit shows them", err=True)
 
 
 @volumes.command("create", short_help="Make a volume.")
@@ -125,9 +118,18 @@ def ls(place: str, as_json: bool) -> None:
 
 @volumes.command("cat", short_help="Write a file of a volume to stdout.")
 @click.argument("place", metavar="VOLUME:PATH")
-def cat(place: str) -> None:
-    """Write a file of a volume to stdout, byte by byte as it is."""
+@output.json_option
+def cat(place: str, as_json: bool) -> None:
+    """Write a file of a volume to stdout, byte by byte as it is.
+
+    With --json it is the text `content` of one object, and where it is not UTF-8 also all of it in `content_b64`.
+    """
     name, path = _parted(place)
+    if as_json:
+        data = output.client().volumes.get(name).files.read(path)
+        text, exact = in_json(data)
+        output.print_json({"volume": name, "path": path, "size": len(data), "content": text, "content_b64": exact})
+        return
     for piece in output.client().volumes.get(name).files.stream(path):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()

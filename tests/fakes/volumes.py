@@ -64,6 +64,8 @@ class FakeVolumeStore:
 
     async def open(self, tenant_id: str, volume_id: str, path: str) -> MemoryFile:
         files = self.volumes[tenant_id, volume_id]
+        if any(name.startswith(f"{path}/") for name in files):
+            raise InvalidValue(f"{path!r} is a folder")
         if path not in files:
             raise FileNotThere(f"{path!r} is not there")
         self.opened.append(MemoryFile(files[path]))

@@ -6,6 +6,7 @@ Not here: pools, queues, Redis. What a test wants to fail it sets on the object.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -249,8 +250,10 @@ class FakePlatform:
     async def put_source(self, tenant_id: str, filename: str, text: str) -> str:
         return hashlib.sha256(text.encode()).hexdigest()
 
-    async def keys(self, tenant_id: str) -> list[dict[str, Any]]:
-        return [{"key_id": "k1", "name": "first", "created_at": "2026-01-01T00:00:00Z"}]
+    async def keys(
+        self, tenant_id: str, limit: int, cursor: str | None
+    ) -> tuple[builtins.list[dict[str, Any]], str | None]:
+        return [{"key_id": "k1", "name": "first", "created_at": "2026-01-01T00:00:00Z"}], None
 
     async def create_key(self, tenant_id: str, name: str) -> dict[str, Any]:
         self.creates += 1

@@ -17,9 +17,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.cli import QUILT, environment, quilt
 from tests.integration.live import REPOSITORY, Answer, Live, wait_for
-
-QUILT = [sys.executable, "-m", "quilt_fn.cli.main"]
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +32,6 @@ def container(live: Live) -> Iterator[str]:
 @pytest.fixture
 def container_id(live: Live, container: str) -> str:
     return str(live.ok("GET", f"/api/containers/by-name/{container}")["container_id"])
-
-
-def environment(live: Live) -> dict[str, str]:
-    return {**os.environ, "QUILT_URL": f"http://127.0.0.1:{live.port}", "QUILT_API_KEY": live.key, "TERM": "xterm"}
-
-
-def quilt(live: Live, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*QUILT, *words], cwd=REPOSITORY, env=environment(live), input=stdin, capture_output=True, timeout=60
-    )
 
 
 def test_exec_passes_everything_on(live: Live, container: str) -> None:

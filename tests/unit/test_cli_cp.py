@@ -102,6 +102,8 @@ async def test_a_file_to_a_volume_and_back(node: Node, tmp_path: Path) -> None:
     assert await node.cp(source, "data:") == (0, "")
     assert await node.cp(source, "data:x/b.bin") == (0, "")
     assert node.file("a.bin") == node.file("x/b.bin") == source.read_bytes()
+    assert await node.cp(source, "data:x") == (0, "")  # which is a folder by now
+    assert node.file("x/a.bin") == source.read_bytes()
     assert await node.cp("data:x/b.bin", tmp_path) == (0, "")
     assert (tmp_path / "b.bin").read_bytes() == source.read_bytes()
 
@@ -119,6 +121,9 @@ async def test_files_and_folders_into_a_container(node: Node, tmp_path: Path) ->
     assert files_of(containers.unpacked["srv"]) == {"index.html": b"<p>"}
     assert await node.cp(folder / "index.html", "box:home.html") == (0, "")
     assert files_of(containers.unpacked["."]) == {"home.html": b"<p>"}
+    containers.tars["etc"] = tar_of({})
+    assert await node.cp(folder / "css" / "a.css", "box:/etc") == (0, "")
+    assert files_of(containers.unpacked["etc"]) == {"a.css": b"p{}"}
 
 
 async def test_files_and_folders_out_of_a_container(node: Node, tmp_path: Path) -> None:

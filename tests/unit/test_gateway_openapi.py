@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Mapping
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -26,6 +27,14 @@ def test_a_route_says_what_it_answers(route: Route) -> None:
     assert (route.answers is None) == (route.status in (101, 204)), "an answer with a body needs `answers`"
     if isinstance(route.answers, str):
         assert "/" in route.answers, "a media type"
+
+
+@by_route
+def test_what_answers_a_next_cursor_takes_a_cursor(route: Route) -> None:
+    if isinstance(route.answers, Mapping) and "next_cursor" in route.answers:
+        source = inspect.getsource(route.handler)
+        assert {"limit", "cursor"} <= {query.name for query in route.query}
+        assert "pages.page(" in source and "pages.asked(ask)" in source
 
 
 @by_route

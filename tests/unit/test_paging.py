@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pool.clock import iso
-from pool.paging import newest_first
+from pool.paging import by_name, newest_first
 from quilt_fn.errors import InvalidValue
 from quilt_fn.model.common import new_id
 
@@ -33,3 +33,12 @@ def test_a_page_that_ends_with_the_list_has_no_next() -> None:
 def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidValue, match="not a cursor"):
         newest_first(PLACES, str, 2, cursor)
+
+
+def test_pages_by_name_go_on_behind_the_last_name() -> None:
+    names = ["host", "debian", "alpine"]
+    assert by_name(names, str, 2, None) == (["alpine", "debian"], "debian")
+    assert by_name(names, str, 2, "debian") == (["host"], None)
+    assert by_name(names, str, 2, "c") == (["debian", "host"], None), "also behind one that is gone"
+    with pytest.raises(InvalidValue, match="not a cursor"):
+        by_name(names, str, 2, "../x")

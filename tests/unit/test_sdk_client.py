@@ -70,7 +70,7 @@ def test_every_route(client: Client, gateway: FakeGateway) -> None:
     assert client.pool(function_id).ready_count == client.pool_stats()[0].ready_count == 1
     assert client.set_pool_target(record, 1, 2).total_count == 1
     assert client.drop_template(function_id) is True
-    assert client.keys()[0]["key_id"] == "key_1" and client.create_key("new")["key"] == KEY
+    assert client.keys().items[0]["key_id"] == "key_1" and client.create_key("new")["key"] == KEY
     client.delete_key("key_1")
     assert client.system() and "quilt_up" in client.metrics()
     client.delete_function(function_id)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncGenerator
 
@@ -75,6 +77,42 @@ def test_an_iterator_that_is_left_early_is_closed() -> None:
     assert next(items) == 0
     items.close()  # type: ignore[attr-defined]
     assert thing.closed == 1
+
+
+ABANDONED = """
+import asyncio
+from contextlib import asynccontextmanager
+from quilt_fn.twins import both_items
+
+@asynccontextmanager
+async def connection():
+    try:
+        yield
+    finally:
+        await asyncio.sleep(0.01)
+        print("closed", flush=True)
+
+async def lines():
+    async with connection():
+        while True:
+            yield 1
+
+class Log:
+    @both_items
+    async def follow(self):
+        async for line in lines():
+            yield line
+
+kept = iter(Log().follow())
+print(next(kept))
+kept_too = [kept]
+kept_too.append(kept_too)
+"""
+
+
+def test_an_iterator_that_nobody_closed_does_not_hold_up_the_interpreters_end() -> None:
+    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\nclosed\n", "")
 
 
 def test_waiting_for_oneself_is_refused_not_a_deadlock() -> None:
