@@ -69,7 +69,7 @@ def restored(config: Config, images: Path, root: Path, usr: Path, network: int, 
         code = 1
         try:
             begun = time.perf_counter()
-            checkpoint.restore(config, images, root, usr, network, groups, NAME)
+            checkpoint.restore_with_its_own(config, images, root, usr, network, groups, NAME)
             os.write(write, repr((time.perf_counter() - begun) * 1e3).encode())
             code = 0
         except Exception as error:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from pool.quotas import AtOnce
 from quilt_fn.errors import ContainerNotRunning, InvalidValue
-from quilt_fn.model.container import OUTPUT_LIMIT_BYTES, ExecRequest, ExecResult, StreamRequest
-from quilt_fn.output_bytes import in_json
+from quilt_fn.model.container import ExecRequest, ExecResult, StreamRequest
+from quilt_fn.output_bytes import LIMIT_BYTES, in_json
 from runtime.containers.api import Command, InitLink, LiveContainer
 from runtime.containers.exec import run_to_end
 from runtime.containers.pipes import Leftovers
@@ -82,7 +82,7 @@ class Commands:
                 command,
                 stdin=stdin,
                 timeout_s=body.timeout_ms / 1000,
-                limit_bytes=OUTPUT_LIMIT_BYTES,
+                limit_bytes=LIMIT_BYTES,
                 leftovers=self._leftovers,
             )
         stdout, stdout_b64 = in_json(done.stdout)

@@ -7,6 +7,30 @@ from __future__ import annotations
 
 import base64
 
+LIMIT_BYTES = 1 << 20
+"""Of one stream of a command that is gathered."""
+
+
+class Kept:
+    """The beginning of what one stream of a command wrote, up to `limit_bytes`; `truncated` where more came."""
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.data = bytearray()
+        self.truncated = False
+        self._limit_bytes = limit_bytes
+
+    def add(self, piece: bytes) -> None:
+        if self.truncated:
+            return
+        room = self._limit_bytes - len(self.data)
+        self.data += piece[:room]
+        if len(piece) > room:
+            self.truncated = True
+            drop_cut_character(self.data)
+
+    def in_json(self) -> tuple[str, str | None]:
+        return in_json(bytes(self.data))
+
 
 def in_json(data: bytes) -> tuple[str, str | None]:
     """(text, base64): the text has U+FFFD for what is not UTF-8, and only then there is base64, of all of it."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quilt_fn import settings as quilt_settings
+from quilt_fn.cli.output import show_error
 from quilt_fn.errors import InvalidValue, NotFound, QuiltError, Unavailable, exit_code
 from quilt_fn.settings import Settings
 
@@ -136,7 +137,10 @@ def main(argv: list[str] | None = None) -> int:
         settings = replace(settings, state_dir=str(Path(wanted.state_dir or settings.state_dir).absolute()))
         body = {"install": install, "uninstall": uninstall, "status": status}[wanted.action](settings)
     except QuiltError as error:
-        print(f"quilt: {error.message}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
+        if wanted.json:
+            show_error(error, as_json=True)
+        else:
+            print(f"quilt: {error.message}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
         return exit_code(error)
     print(json.dumps(body) if wanted.json else sentence(body))
     return 0

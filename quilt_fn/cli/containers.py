@@ -287,9 +287,13 @@ def processes(name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("pid", type=int)
 @click.argument("signal", default="TERM")
-def signal(name: str, pid: int, signal: str) -> None:
+@output.json_option
+def signal(name: str, pid: int, signal: str, as_json: bool) -> None:
     """Send a signal to a container's process, TERM by default."""
-    output.client().containers.get(name).signal(pid, signal)
+    container = output.client().containers.get(name)
+    container.signal(pid, signal)
+    if as_json:
+        output.print_json({"container_id": container.id, "pid": pid, "signal": signal})
 
 
 @containers.command("env", short_help="Show or change what a container's commands get.")

@@ -10,12 +10,14 @@ import base64
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quilt_fn.errors import QuiltError
+from quilt_fn.cli import output
+from quilt_fn.errors import QuiltError, Unavailable
+from quilt_fn.output_bytes import Kept
 
 if TYPE_CHECKING:
     from quilt_fn.remote_commands import Commands
@@ -37,15 +39,17 @@ PIECES_AHEAD = 8
 @click.option("--workdir", "-w", metavar="PATH", help="The folder to run in.")
 @click.option("--user", "-u", metavar="USER[:GROUP]", help="Of the container's own; by default its root.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), help="Seconds; by default none.")
+@output.json_option
 def exec_(
     name: str, command: tuple[str, ...], environment: tuple[str, ...], workdir: str | None, user: str | None,
-    timeout_s: float | None,
+    timeout_s: float | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a command in a container.
 
     Its stdin, stdout and stderr are this command's, and its exit code too: 127 where it is not there, 126 where it
     can't be executed, 125 where it is the platform that failed, 124 at the time limit. Write `--` before a command
-    with options of its own.
+    with options of its own. With --json the command's output and its end are one object, as the API's exec answers
+    it, with at most 1 MiB of stdout and of stderr.
     """
     argv = list(command[1:] if command[0] == "--" else command)
     if not argv:
@@ -54,7 +58,7 @@ def exec_(
     body |= {"working_directory": workdir} if workdir else {}
     body |= {"user": user} if user else {}
     body |= {"timeout_ms": max(1, round(timeout_s * 1000))} if timeout_s else {}
-    sys.exit(guarded(lambda: asyncio.run(_run(name, body))))
+    sys.exit(guarded(lambda: asyncio.run(_run(name, body, _Gathered() if as_json else _Passed(name))), as_json))
 
 
 def parsed(environment: tuple[str, ...]) -> dict[str, str]:
@@ -68,14 +72,12 @@ def parsed(environment: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def guarded(work: Any) -> int:
+def guarded(work: Callable[[], int], as_json: bool = False) -> int:
     """What `work` answers; 125, and the reason on stderr, where it was the platform that failed."""
-    from quilt_fn.cli.output import show_error
-
     try:
-        return int(work())
+        return work()
     except QuiltError as error:
-        show_error(error, as_json=False)
+        output.show_error(error, as_json=as_json)
         return PLATFORM_FAILED
 
 
@@ -88,25 +90,77 @@ def connection() -> Commands:
     return Commands(url, known.api_key or credentials.lookup(url))
 
 
-async def _run(name: str, body: dict[str, Any]) -> int:
-    code, timed_out = PLATFORM_FAILED, False
+async def _run(name: str, body: dict[str, Any], shown: _Passed | _Gathered) -> int:
     async with connection() as commands:
         container_id = await commands.container_id(name)
         async with commands.stream(container_id, body, _stdin()) as frames:
             async for frame in frames:
-                kind = frame["type"]
-                if kind in ("stdout", "stderr"):
-                    # Blocking on purpose: who reads our output slowly slows the command.
-                    _write(1 if kind == "stdout" else 2, base64.b64decode(frame["data_b64"]))
-                elif kind == "exit":
-                    code = int(frame["code"])
-                    if frame.get("exit_reason") == "out_of_memory":
-                        click.echo("quilt: the container's memory ran out, and the command was killed for it", err=True)
-                        click.echo(f"hint: quilt containers resize {name} --memory-mb …", err=True)
-                elif kind in ("error", "timeout"):
-                    timed_out = timed_out or kind == "timeout"
-                    click.echo(f"quilt: {frame['message']}", err=True)
-    return TIMED_OUT if timed_out else code
+                if "data_b64" in frame:
+                    shown.wrote(frame["type"], base64.b64decode(frame["data_b64"]))
+                else:
+                    shown.said(frame)
+    return shown.over(container_id)
+
+
+class _Passed:
+    """What a command writes goes where this process writes, its end to people."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._code = PLATFORM_FAILED
+
+    def wrote(self, stream: str, data: bytes) -> None:
+        # Blocking on purpose: who reads our output slowly slows the command.
+        _write(1 if stream == "stdout" else 2, data)
+
+    def said(self, frame: Mapping[str, Any]) -> None:
+        if "message" in frame:
+            click.echo(f"quilt: {frame['message']}", err=True)
+        if frame["type"] == "exit":
+            self._code = TIMED_OUT if frame["exit_reason"] == "timed_out" else int(frame["code"])
+            if frame["exit_reason"] == "out_of_memory":
+                click.echo("quilt: the container's memory ran out, and the command was killed for it", err=True)
+                click.echo(f"hint: quilt containers resize {self._name} --memory-mb …", err=True)
+
+    def over(self, container_id: str) -> int:
+        return self._code
+
+
+class _Gathered:
+    """All of it becomes one object."""
+
+    def __init__(self) -> None:
+        self._streams = {"stdout": Kept(), "stderr": Kept()}
+        self._exit: Mapping[str, Any] | None = None
+        self._message = "the platform did not say how the command ended"
+
+    def wrote(self, stream: str, data: bytes) -> None:
+        self._streams[stream].add(data)
+
+    def said(self, frame: Mapping[str, Any]) -> None:
+        if frame["type"] == "error":
+            self._message = frame["message"]
+        elif frame["type"] == "exit":
+            self._exit = frame
+
+    def over(self, container_id: str) -> int:
+        """Prints it. Raises Unavailable where the container went away first."""
+        if self._exit is None:
+            raise Unavailable(self._message)
+        reason, code = self._exit["exit_reason"], int(self._exit["code"])
+        if reason == "not_started":
+            self._streams["stderr"].add(f"quilt: {self._message}\n".encode())
+        texts = {name: kept.in_json() for name, kept in self._streams.items()}
+        output.print_json(
+            {
+                "container_id": container_id, "exit_code": code, "exit_reason": reason,
+                **{name: text for name, (text, _) in texts.items()},
+                **{f"{name}_b64": exact for name, (_, exact) in texts.items()},
+                "execution_time_ms": self._exit["elapsed_ms"], "timed_out": reason == "timed_out",
+                "truncated": any(kept.truncated for kept in self._streams.values()),
+            }
+        )  # fmt: skip
+        return TIMED_OUT if reason == "timed_out" else code
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -36,14 +36,20 @@ RESET = b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?1049l\x1b
 @click.option("--workdir", "-w", metavar="PATH", help="The folder to begin in.")
 @click.option("--user", "-u", metavar="USER[:GROUP]", help="Of the container's own; by default its root.")
 @click.option("--session", metavar="ID", help="Attach again to a session that goes on.")
+@click.option("--json", "as_json", is_flag=True, hidden=True)
 def shell(
     name: str, shell: str | None, environment: tuple[str, ...], workdir: str | None, user: str | None,
-    session: str | None,
+    session: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Open a terminal in a container.
 
     Keys go inside, Ctrl-C too, and the shell's exit code is passed on; 125 where it is the platform that failed.
     """
+    if as_json:
+        raise click.UsageError(
+            "a terminal is for people, so `quilt shell` prints no JSON; `quilt exec --json` runs one command,"
+            " `quilt terminals list --json` lists sessions"
+        )
     if not (os.isatty(0) and os.isatty(1)):
         raise click.UsageError("`quilt shell` needs a terminal; `quilt exec` runs commands without one")
     wanted: dict[str, Any] = {"environment": parsed(environment)}

@@ -10,6 +10,7 @@ import sys
 import click
 
 from quilt_fn.cli import output
+from quilt_fn.output_bytes import in_json
 
 
 @click.group(short_help="List, make and delete volumes, and see what is in them.")
@@ -117,9 +118,18 @@ def ls(place: str, as_json: bool) -> None:
 
 @volumes.command("cat", short_help="Write a file of a volume to stdout.")
 @click.argument("place", metavar="VOLUME:PATH")
-def cat(place: str) -> None:
-    """Write a file of a volume to stdout, byte by byte as it is."""
+@output.json_option
+def cat(place: str, as_json: bool) -> None:
+    """Write a file of a volume to stdout, byte by byte as it is.
+
+    With --json it is the text `content` of one object, and where it is not UTF-8 also all of it in `content_b64`.
+    """
     name, path = _parted(place)
+    if as_json:
+        data = output.client().volumes.get(name).files.read(path)
+        text, exact = in_json(data)
+        output.print_json({"volume": name, "path": path, "size": len(data), "content": text, "content_b64": exact})
+        return
     for piece in output.client().volumes.get(name).files.stream(path):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()

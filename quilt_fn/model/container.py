@@ -25,7 +25,6 @@ User = Annotated[
 """`name`, `uid`, `name:group` or `uid:gid`, looked up in the container's own /etc/passwd and /etc/group."""
 EXEC_TIMEOUT_MS = 30_000
 EXEC_TIMEOUT_MAX_MS = 600_000
-OUTPUT_LIMIT_BYTES = 1 << 20
 
 
 class ContainerCreate(Model):

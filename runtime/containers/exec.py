@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from quilt_fn.errors import ContainerNotRunning, Unavailable
-from quilt_fn.output_bytes import drop_cut_character
+from quilt_fn.output_bytes import Kept
 from runtime.containers.api import Command, CommandNotStarted, InitLink, Process
 from runtime.containers.ends import MemoryKills, exit_reason
 from runtime.containers.pipes import PIECE_BYTES, Leftovers, Sink, Source, make_roomy
@@ -77,11 +77,11 @@ async def run_to_end(
     return Completed(
         code,
         exit_reason(code, memory.explains(code, kills_before), timed_out),
-        bytes(outputs[0].data),
-        bytes(outputs[1].data),
+        bytes(outputs[0].kept.data),
+        bytes(outputs[1].kept.data),
         (time.perf_counter() - began) * 1000,
         timed_out,
-        any(output.truncated for output in outputs),
+        any(output.kept.truncated for output in outputs),
     )
 
 
@@ -129,21 +129,15 @@ class _Output:
 
     def __init__(self, source: Source, limit_bytes: int) -> None:
         self._source = source
-        self._limit_bytes = limit_bytes
-        self.data = bytearray()
-        self.truncated = False
+        self.kept = Kept(limit_bytes)
 
     async def gather(self) -> None:
         while piece := await self._source.read():
-            room = self._limit_bytes - len(self.data)
-            self.data += piece[:room]
-            if len(piece) <= room:
-                if len(piece) == PIECE_BYTES:
-                    await asyncio.sleep(0)  # a full pipe is read without waiting; others have their turn too
-                continue
-            if not self.truncated:
-                self.truncated = True
-                make_roomy(self._source.fd)
-            await asyncio.sleep(BEYOND_LIMIT_PAUSE_S)
-        if self.truncated:
-            drop_cut_character(self.data)
+            before = self.kept.truncated
+            self.kept.add(piece)
+            if self.kept.truncated:
+                if not before:
+                    make_roomy(self._source.fd)
+                await asyncio.sleep(BEYOND_LIMIT_PAUSE_S)
+            elif len(piece) == PIECE_BYTES:
+                await asyncio.sleep(0)  # a full pipe is read without waiting; others have their turn too

@@ -12,6 +12,7 @@ import sys
 from rich.console import Console
 
 from quilt_fn import settings as quilt_settings
+from quilt_fn.cli.output import show_error
 from quilt_fn.errors import QuiltError, exit_code
 from runtime.doctor import report
 
@@ -23,7 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         findings = report.examine(quilt_settings.read())
     except QuiltError as error:
-        print(f"quilt: {error.message}", file=sys.stderr)
+        if wanted.json:
+            show_error(error, as_json=True)
+        else:
+            print(f"quilt: {error.message}", file=sys.stderr)
         return exit_code(error)
     if wanted.json:
         print(json.dumps(report.as_json(findings), indent=2))

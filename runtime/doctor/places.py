@@ -18,6 +18,7 @@ TOOLS = REPOSITORY / ".tools"
 INIT = TOOLS / "bin" / "quilt-init"
 INSTANCE_FILTER = TOOLS / "bin" / "instance.bpf"
 TEMPLATE_FILTER = TOOLS / "bin" / "template.bpf"
+WAITING = TOOLS / "bin" / "criu-waiting.so"
 SYSTEM_PYTHON = "/usr/bin/python3"
 
 

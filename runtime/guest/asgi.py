@@ -7,16 +7,23 @@ may be given its next call. Not here: websockets; how results travel (`handler.d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from . import loop, wire
-from .context import Request, StaticInfo
-from .failure import Send, fail, flush_output
+from .context import Request
+from .failure import fail, flush_output
 from .response import Reply, read_headers
 from .wsgi import request_of
 
-Event = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Any
+
+    from .context import StaticInfo
+    from .failure import Send
+
+    Event = dict[str, Any]
+
 VERSION = {"version": "3.0", "spec_version": "2.3"}
 
 

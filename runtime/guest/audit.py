@@ -14,11 +14,10 @@ must not reach. A file on a read-only mount is no finding: `reopen_files` gives 
 
 from __future__ import annotations
 
+import _thread
 import os
 import re
-import socket
 import sys
-import threading
 
 from . import descriptors
 from .descriptors import Descriptor
@@ -68,14 +67,24 @@ def reopen_files(numbers: list[int]) -> None:
 
 
 def _threads() -> list[str]:
-    me = threading.get_native_id()
-    python = [t for t in threading.enumerate() if t.native_id != me]
-    found = [f"the thread {t.name!r} of Python runs" for t in python]
+    python = _python_threads()
+    found = [f"the thread {name} of Python runs" for name in python]
     native = len(_tasks()) - 1 - len(python)
     allowed = len(_fork_safe_libraries()) * (_processors() - 1)
     if native > allowed:
         found.append(f"{native - allowed} native threads run that no library with fork handlers accounts for")
     return found
+
+
+def _python_threads() -> list[str]:
+    """Their names; but for this one. `threading` is not imported for it: its handler at forks costs each one a third
+    of a millisecond, and a function that does without it is spared that.
+    """
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return ["without a name"] * _thread._count()
+    me = _thread.get_native_id()
+    return [repr(t.name) for t in threading.enumerate() if t.native_id != me]
 
 
 def _tasks() -> list[str]:
@@ -178,6 +187,8 @@ def _why_undumpable(each: Descriptor) -> str | None:
 
 
 def _why_socket_undumpable(number: int) -> str | None:
+    import socket
+
     with descriptors.socket_of(number) as sock:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             if sock.type == socket.SOCK_STREAM:

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
 class StaticInfo:
     """What stays the same for all invocations of an instance. `result_limit` is in bytes."""
 
-    instance_id: str
-    function_name: str
-    version: int
-    memory_limit_mb: int
-    result_limit: int
+    __slots__ = ("function_name", "instance_id", "memory_limit_mb", "result_limit", "version")
+
+    def __init__(
+        self, instance_id: str, function_name: str, version: int, memory_limit_mb: int, result_limit: int
+    ) -> None:
+        self.instance_id = instance_id
+        self.function_name = function_name
+        self.version = version
+        self.memory_limit_mb = memory_limit_mb
+        self.result_limit = result_limit
 
 
 class Headers(Mapping[str, str]):
@@ -50,7 +56,7 @@ class Headers(Mapping[str, str]):
         return [value for key, value in self.pairs if key.lower() == name.lower()]
 
 
-class Request(Mapping[str, Any]):
+class Request(Mapping[str, "Any"]):
     """The HTTP request of an invocation, by attributes or by keys.
 
     `body` is raw; `path` is what follows the function's own path, which is `root_path`.

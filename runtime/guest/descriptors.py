@@ -6,9 +6,11 @@ Not here: which kinds may be there at a fork or a dump (`audit`).
 from __future__ import annotations
 
 import os
-import socket
 import stat
-from dataclasses import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
 
 HARMLESS_DEVICES = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
@@ -19,22 +21,27 @@ _ANONYMOUS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
 class Descriptor:
     """`kind` is file, directory, path, device, pipe, socket, epoll, inotify, …; `target` is what /proc says of it.
 
-    `identity` is (device, inode). `read_only_mount` only says something about files and directories.
+    `identity` is (device, inode). `read_only_mount` only says something about files and directories. `deleted_bytes` is
+    the size of a file that has no name any more, 0 for any other.
     """
 
-    number: int
-    kind: str
-    target: str
-    writable: bool
-    read_only_mount: bool
-    locked: bool
-    identity: tuple[int, int]
-    deleted_bytes: int
-    """Size of a file that has no name any more; 0 for any other."""
+    __slots__ = ("deleted_bytes", "identity", "kind", "locked", "number", "read_only_mount", "target", "writable")
+
+    def __init__(
+        self, number: int, kind: str, target: str, writable: bool, read_only_mount: bool, locked: bool,
+        identity: tuple[int, int], deleted_bytes: int,
+    ) -> None:  # fmt: skip
+        self.number = number
+        self.kind = kind
+        self.target = target
+        self.writable = writable
+        self.read_only_mount = read_only_mount
+        self.locked = locked
+        self.identity = identity
+        self.deleted_bytes = deleted_bytes
 
     def __str__(self) -> str:
         if self.kind == "socket":
@@ -99,10 +106,14 @@ def _kind(target: str, mode: int, flags: int) -> str:
 
 def socket_of(number: int) -> socket.socket:
     """A second socket object on the descriptor: close it."""
+    import socket
+
     return socket.socket(fileno=os.dup(number))
 
 
 def _socket_text(number: int) -> str:
+    import socket
+
     with socket_of(number) as sock:
         kind = {socket.SOCK_STREAM: "stream", socket.SOCK_DGRAM: "datagram"}.get(sock.type, sock.type.name)
         try:

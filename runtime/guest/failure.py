@@ -6,17 +6,19 @@ Not here: which code it is, and the results that go well (`response`).
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import traceback
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any
 
 from . import wire
 
-Send = Callable[[int, dict[str, Any] | bytes, bytes], None]
-"""Kind, meta (a dict, or JSON that stands ready), body: `instance.Frames.send`."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any
+
+    Send = Callable[[int, dict[str, Any] | bytes, bytes], None]
+    """Kind, meta (a dict, or JSON that stands ready), body: `instance.Frames.send`."""
 
 MESSAGE_LIMIT = 32_000
 TRACEBACK_LIMIT = 128_000
@@ -107,6 +109,8 @@ def clean(text: str, limit: int) -> str:
 def _pickle(error: BaseException) -> bytes:
     """`error` pickled, if that opens again: an exception with its own __init__ often pickles but does not open."""
     try:
+        import pickle
+
         import cloudpickle  # type: ignore[import-untyped]
 
         data: bytes = cloudpickle.dumps(error, protocol=5)

@@ -6,31 +6,35 @@ what a returned value stands for (`response`), and whole web apps (`asgi`, `wsgi
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
-import pickle
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
 
 from . import wire
+from .calling import isawaitable, needs_loop, style_of
 from .context import Context, StaticInfo, read_query
-from .failure import NotSerialisable, Send, fail, flush_output, format_traceback, refuse
+from .failure import NotSerialisable, fail, flush_output, format_traceback, refuse
 from .response import Reply, encode_piece, interpret, piece_kind
 from .target import HandlerNotFound, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Protocol
+
+    from .failure import Send
+
+    class App(Protocol):
+        """A web app served whole: what `asgi.AsgiApp` and `wsgi.WsgiApp` offer."""
+
+        def serve(self, meta: dict[str, Any], body: bytes, send: Send, static: StaticInfo) -> None: ...
+
 
 __all__ = ["Handler", "HandlerNotFound", "StaticInfo", "clean_traceback", "load", "resolve"]
 
 clean_traceback = format_traceback
 CHUNK_LIMIT = 1 << 20
 """A larger piece of a stream goes out as several, so that who passes it on needs no more memory than this."""
-
-
-class App(Protocol):
-    """A web app served whole: what `asgi.AsgiApp` and `wsgi.WsgiApp` offer."""
-
-    def serve(self, meta: dict[str, Any], body: bytes, send: Send, static: StaticInfo) -> None: ...
 
 
 def load(target: str, base: str) -> Handler:
@@ -46,11 +50,7 @@ _decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
 class Handler:
-    """`function` with the way in which it wants to be called, decided once from its signature:
-
-    no parameter: called with nothing; (scope, receive, send): ASGI; (environ, start_response): WSGI; a second
-    positional parameter without a default, or named context or ctx, or *args: (event, context); else (event).
-    """
+    """`function` with the way in which it wants to be called, decided once (`calling.style_of`)."""
 
     __slots__ = ("_app", "_arity", "function")
 
@@ -58,9 +58,9 @@ class Handler:
         self.function = function
         self._app: App | None = None
         self._arity = 1
-        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        if needs_loop(function):
             from . import loop  # noqa: F401 - now, so that no instance has to import asyncio
-        style = _style(function)
+        style = style_of(function)
         if style == "asgi":
             from .asgi import AsgiApp
 
@@ -114,7 +114,7 @@ class Handler:
                 result = self.function(event, Context(meta, body, static))
             else:
                 result = self.function()
-            if inspect.isawaitable(result):
+            if isawaitable(result):
                 result = _await(result)
             reply = interpret(result)
         except BaseException as error:
@@ -127,6 +127,8 @@ class Handler:
         if self._app is not None:
             refuse(send, "BAD_EVENT", "the handler is a web app: it cannot be called with arguments", "TypeError")
             return
+        import pickle
+
         limit = static.result_limit
         try:
             args, kwargs = pickle.loads(body)
@@ -135,7 +137,7 @@ class Handler:
             return
         try:
             result = self.function(*args, **kwargs)
-            if inspect.isawaitable(result):
+            if isawaitable(result):
                 result = _await(result)
         except BaseException as error:
             fail(send, error, pickled=True, limit=limit)
@@ -149,27 +151,6 @@ class Handler:
             fail(send, NotSerialisable(text))
             return
         deliver(Reply("pickle", data), send, limit)
-
-
-def _style(function: Callable[..., Any]) -> str:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # builtins without a signature
-        return "event"
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    positional = [p for p in parameters if p.kind in kinds]
-    required = [p.name for p in positional if p.default is p.empty]
-    if len(required) == 3 and required[0].strip("_") == "scope":
-        return "asgi"
-    if len(positional) >= 2 and positional[1].name == "start_response":
-        return "wsgi"
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return "context"
-    if len(positional) >= 2:
-        second = positional[1]
-        wanted = second.default is second.empty or second.name.strip("_") in ("context", "ctx")
-        return "context" if wanted else "event"
-    return "event" if positional else "nothing"
 
 
 def _event(kind: str, body: bytes, meta: dict[str, Any]) -> Any:

@@ -6,16 +6,18 @@ Not here: how it came to be (`template`), what a handler's result becomes (`hand
 
 from __future__ import annotations
 
+import _socket
 import json
 import os
-import socket
-import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 from . import reseed, wire
 from .handler import StaticInfo, clean_traceback
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 RECEIVE = 16 * 1024
 """Small: for a large one the allocator maps fresh memory at each call, which costs more than the call."""
@@ -26,7 +28,7 @@ JOIN_LIMIT = 64 * 1024
 class Frames:
     """Frames over a blocking stream socket."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self.sock = sock
         self.rest = b""
 
@@ -77,7 +79,7 @@ def static_info(config: dict[str, Any]) -> StaticInfo:
     )
 
 
-def serve(sock: socket.socket, handler: Any, hooks: list[Callable[[], object]]) -> None:
+def serve(sock: _socket.socket, handler: Any, hooks: list[Callable[[], object]]) -> None:
     """Take the configuration, run the hooks, say READY, and serve until the node hangs up."""
     frames = Frames(sock)
     first = frames.read()
@@ -89,10 +91,6 @@ def serve(sock: socket.socket, handler: Any, hooks: list[Callable[[], object]]) 
     os.environ["QUILT_INSTANCE_ID"] = str(config.get("instance_id", ""))
     os.environ["QUILT_START"] = str(config.get("start", ""))
     os.environ["QUILT_CLOCK_OFFSET_S"] = str(config.get("clock_offset_s", 0))
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(line_buffering=True)
     begun = time.monotonic()
     try:
         for hook in hooks:

@@ -10,44 +10,35 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
 def reseed(entropy: bytes) -> None:
     """Derive new state from `entropy` (≥ 32 bytes, never the same twice) for what is imported. Imports nothing."""
     if len(entropy) < 32:
         raise ValueError(f"entropy of {len(entropy)} bytes; at least 32 are needed")
-    _random(entropy)
-    _numpy(entropy)
-    _uuid(entropy)
-    _tempfile()
-    _multiprocessing()
-    _openssl(entropy)
+    for name, renew in _SOURCES.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            renew(module, entropy)
 
 
-def _loaded(name: str) -> Any:
-    return sys.modules.get(name)
+def _random(random: Any, entropy: bytes) -> None:
+    random.seed(b"random" + entropy)
 
 
-def _random(entropy: bytes) -> None:
-    random = _loaded("random")
-    if random is not None:
-        random.seed(b"random" + entropy)
+def _numpy(mtrand: Any, entropy: bytes) -> None:
+    """The legacy global generator, that of numpy.random.seed and its kin."""
+    words = entropy[: len(entropy) // 4 * 4]
+    mtrand.seed([int.from_bytes(words[i : i + 4], "little") for i in range(0, len(words), 4)])
 
 
-def _numpy(entropy: bytes) -> None:
-    """The legacy global generator, numpy.random.seed and its kin; `mtrand` is where it lives."""
-    numpy_random = _loaded("numpy.random")
-    if numpy_random is not None and _loaded("numpy.random.mtrand") is not None:
-        words = entropy[: len(entropy) // 4 * 4]
-        numpy_random.seed([int.from_bytes(words[i : i + 4], "little") for i in range(0, len(words), 4)])
-
-
-def _uuid(entropy: bytes) -> None:
+def _uuid(uuid: Any, entropy: bytes) -> None:
     """uuid1 in pure Python with a random node: libuuid keeps its node, clock sequence and last time out of reach."""
-    uuid = _loaded("uuid")
-    if uuid is None:
-        return
     multicast = 1 << 40  # RFC 9562 §6.10: a node that is no network card's
     uuid._node = int.from_bytes(entropy[-6:], "big") | multicast
     uuid._generate_time_safe = None
@@ -56,21 +47,26 @@ def _uuid(entropy: bytes) -> None:
             setattr(uuid, name, None)
 
 
-def _tempfile() -> None:
-    tempfile = _loaded("tempfile")
-    if tempfile is not None:
-        tempfile._name_sequence = None
+def _tempfile(tempfile: Any, entropy: bytes) -> None:
+    tempfile._name_sequence = None
 
 
-def _multiprocessing() -> None:
+def _multiprocessing(process: Any, entropy: bytes) -> None:
     """The key with which processes of one program know each other."""
-    process = _loaded("multiprocessing.process")
-    if process is not None:
-        process.current_process().authkey = os.urandom(32)
+    process.current_process().authkey = os.urandom(32)
 
 
-def _openssl(entropy: bytes) -> None:
+def _openssl(ssl: Any, entropy: bytes) -> None:
     """OpenSSL notices a fork by itself, but not a restore; what is added here reseeds all of its generators."""
-    ssl = _loaded("_ssl")
-    if ssl is not None:
-        ssl.RAND_add(b"openssl" + entropy, float(len(entropy)))
+    ssl.RAND_add(b"openssl" + entropy, float(len(entropy)))
+
+
+_SOURCES: dict[str, Callable[[Any, bytes], None]] = {
+    "random": _random,
+    "numpy.random.mtrand": _numpy,
+    "uuid": _uuid,
+    "tempfile": _tempfile,
+    "multiprocessing.process": _multiprocessing,
+    "_ssl": _openssl,
+}
+"""By the module that must have been imported for there to be something to renew."""

@@ -10,9 +10,12 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any
 
 from .failure import NotSerialisable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 HEADERS_LIMIT = 256_000
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 import os
 import types
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PICKLE = "pickle"
 

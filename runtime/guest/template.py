@@ -7,21 +7,25 @@ CRIU can dump it.
 
 from __future__ import annotations
 
+import _socket
 import array
 import gc
+import io
 import json
 import os
 import select
 import signal
-import socket
 import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any
 
 from . import instance, lockdown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 ADDRESS = "\0quilt-template"
 INIT = "/opt/quilt/quilt-init"
@@ -38,11 +42,11 @@ class Template:
     """State: what was loaded, who is connected, which instances live."""
 
     def __init__(self) -> None:
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         self.listener.bind(ADDRESS)
         self.listener.listen(4)
-        self.node: socket.socket | None = None
-        self.program = lockdown.read_filter()
+        self.node: _socket.socket | None = None
+        self.filter = lockdown.read_filter()
         self.loaded: dict[str, Any] | None = None
         self.handler: Any = None
         self.hooks: list[Callable[[], object]] = []
@@ -70,8 +74,8 @@ class Template:
 
     def _accept(self) -> None:
         """Only who is outside of this pid namespace (its pid reads 0 here) is the node: instances share the network."""
-        sock, _ = self.listener.accept()
-        pid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        sock = _socket.socket(fileno=self.listener._accept()[0])  # type: ignore[attr-defined]
+        pid = struct.unpack("iII", sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12))[0]
         if pid != 0:
             sock.close()
             return
@@ -84,7 +88,7 @@ class Template:
         fds = array.array("i")
         try:
             data, ancillary, _, _ = self.node.recvmsg(
-                MESSAGE_LIMIT, socket.CMSG_SPACE(32 * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+                MESSAGE_LIMIT, _socket.CMSG_SPACE(32 * fds.itemsize), _socket.MSG_CMSG_CLOEXEC
             )
         except OSError:
             data, ancillary = b"", []
@@ -99,7 +103,7 @@ class Template:
     def _say(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         if self.node is None:
             return
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             self.node.sendmsg([json.dumps(message, ensure_ascii=False).encode(errors="replace")], ancillary)
         except OSError:
@@ -153,12 +157,14 @@ class Template:
             ssl.RAND_bytes(1)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+            if isinstance(stream, io.TextIOWrapper):  # a handler's `print` is in the log when it was made
+                stream.reconfigure(line_buffering=True)
         own = {0, 1, 2, self.listener.fileno()} | ({self.node.fileno()} if self.node else set())
         shared = audit.audit(own)
         undumpable = audit.undumpable(own)
         self.files = audit.read_only_files(own)
         if shared:
-            lockdown.drop_everything(self.program)
+            lockdown.drop_everything(self.filter)
         gc.collect()
         gc.freeze()
         return {"ok": True, "ms": ms, "shared": _cut(shared), "undumpable": _cut(undumpable),
@@ -236,7 +242,7 @@ class Template:
         for door in doors:
             os.write(door, b"0")
         lockdown.enter_root(root)
-        socket.sethostname(name.replace("_", "-"))
+        _socket.sethostname(name.replace("_", "-"))
         assert self.pid_namespace is not None
         for fd in (root, *doors, self.pid_namespace, self.listener.detach(), *self.children):
             os.close(fd)
@@ -250,7 +256,7 @@ class Template:
         os.close(ready)
         if said != b"R":
             raise OSError(f"the instance's init did not start: {said[1:].decode(errors='replace')}")
-        lockdown.drop_everything(self.program)
+        lockdown.drop_everything(self.filter)
         self._serve(data, out, err)
 
     def become(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -259,7 +265,7 @@ class Template:
         """
         data, out, err = fds
         if self.loaded is not None and not self.loaded["shared"]:
-            lockdown.drop_everything(self.program)
+            lockdown.drop_everything(self.filter)
         os.close(self.listener.detach())
         self._hang_up()
         _child(lambda: self._serve(data, out, err))
@@ -268,8 +274,7 @@ class Template:
         for fd, number in ((out, 1), (err, 2)):
             os.dup2(fd, number)
             os.close(fd)
-        lockdown.limits()
-        instance.serve(socket.socket(fileno=data), self.handler, self.hooks)
+        instance.serve(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, data), self.handler, self.hooks)
 
     def _ended(self, pidfd: int) -> None:
         pid, init, name = self.children.pop(pidfd)
@@ -348,4 +353,5 @@ _ACTIONS: dict[str, Callable[[Template, dict[str, Any], list[int]], None]] = {
 
 
 def main() -> None:
+    lockdown.limits()  # the template's own, because its forks inherit them
     Template().run()

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
-from .context import Request, StaticInfo
-from .failure import Send, fail
+from .context import Request
+from .failure import fail
 from .response import Reply, read_headers
 
-Write = Callable[[bytes], None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from .context import StaticInfo
+    from .failure import Send
+
+    Write = Callable[[bytes], None]
 
 
 def request_of(meta: dict[str, Any], body: bytes) -> Request:

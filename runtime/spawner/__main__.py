@@ -4,17 +4,19 @@ behind.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
 from pathlib import Path
 
-from runtime.spawner import kernel, machines, operations
+from runtime.spawner import checkpoint, kernel, machines, operations
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.facts import facts
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
 from runtime.spawner.server import Server
+from runtime.spawner.waiting_criu import WaitingCriu
 
 INOTIFY_INSTANCES = 8192
 """All ids of a machine's user share this limit, and its default of 128 is soon used up by many containers."""
@@ -46,11 +48,16 @@ def main() -> int:
         if reason:
             print(f"quilt spawner: {reason}", file=sys.stderr)
     _raise_limit(Path("/proc/sys/fs/inotify/max_user_instances"), INOTIFY_INSTANCES)
+    waiting = WaitingCriu(config, checkpoint.RESTORE_ARGUMENTS)
+    waiting.start()
     facts(config)  # what is looked up once is looked up now, and known to every child
+    gc.collect()
+    gc.freeze()  # no request's child looks at what is there by now: it would copy the page of each object
     _ready()
     try:
-        Server(config, groups, networks).run(listener)
+        Server(config, groups, networks, waiting).run(listener)
     finally:
+        waiting.stop()
         operations.end_all(config, groups)
         if not networks.reason:
             networks.teardown()

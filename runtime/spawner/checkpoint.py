@@ -2,26 +2,28 @@
 they bite.
 
 Both run inside the container's network namespace, so that CRIU sees no namespace of its own to save (which would call
-`ip` and `iptables-restore`, 25 to 130 ms), and with `--manage-cgroups=ignore`: a restore joins its group before CRIU
-starts.
+`ip` and `iptables-restore`, 25 to 130 ms), and with `--manage-cgroups=ignore`: a restore's CRIU is in the group before
+it runs. A restore is a fork of the CRIU that waits (`waiting_criu`), and where that is away a CRIU of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import shutil
 import subprocess
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.spawner import kernel
+from runtime.spawner import kernel, waiting_criu
 from runtime.spawner.cgroups import Cgroups
+from runtime.spawner.context import in_child
 from runtime.spawner.names import Config
 from runtime.spawner.protocol import Refused
 from runtime.spawner.roots import USR_KEY
 
 TIMEOUT_S = 60.0
+LOG, PIDFILE = "log", "pid"
 
 
 def dump(config: Config, pid: int, folder: Path) -> None:
@@ -32,63 +34,98 @@ def dump(config: Config, pid: int, folder: Path) -> None:
     network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     kernel.setns(network, kernel.CLONE_NEWNET)
     os.close(network)
-    _run(
-        config, folder, "dump",
-        ["-t", str(pid), "--leave-running", "--network-lock", "skip", "--external", f"mnt[/usr]:{USR_KEY}",
-         "--file-locks", "--ghost-limit", "8M"],
-    )  # fmt: skip
+    with _work(config, "dump") as work:
+        arguments = [
+            "dump", *_options(folder, work), "-t", str(pid), "--leave-running", "--network-lock", "skip",
+            "--external", f"mnt[/usr]:{USR_KEY}", "--file-locks", "--ghost-limit", "8M",
+        ]  # fmt: skip
+        code, said = _run(config, "dump", arguments)
+        _check("dump", code, said, work)
 
 
 def restore(config: Config, folder: Path, root: Path, usr: Path, network: int, groups: Cgroups, group: str) -> int:
     """Bring the tree in `folder` back on `root`; the pid of its init. The caller is a child with a private mount
-    namespace.
+    namespace. Raises Refused (failed) with CRIU's own reason.
     """
+    doors = groups.doors(group)
+    mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with _work(config, "restore") as work:
+            arguments = _restore_arguments(folder, work, root, usr)
+            code, said = waiting_criu.run(config, arguments, [mounts, network, *doors], TIMEOUT_S), ""
+            return _restored(code, said, work)
+    except TimeoutError:
+        raise _too_long("restore") from None
+    except waiting_criu.NotWaiting:
+        pid: int = in_child(lambda: restore_with_its_own(config, folder, root, usr, network, groups, group))
+        return pid
+    finally:
+        for fd in (mounts, *doors):
+            os.close(fd)
+
+
+def restore_with_its_own(
+    config: Config, folder: Path, root: Path, usr: Path, network: int, groups: Cgroups, group: str
+) -> int:
+    """`restore` by a CRIU that is started for it. The caller is a child of its own, whose cgroup and network change."""
     groups.join(group)
     kernel.setns(network, kernel.CLONE_NEWNET)
-    pidfile = config.run / f"restored-{os.getpid()}.pid"
-    pidfile.unlink(missing_ok=True)
-    _run(
-        config, folder, "restore",
-        ["--root", str(root), "--restore-detached", "--external", f"mnt[{USR_KEY}]:{usr}", "--pidfile", str(pidfile),
-         "--file-locks"],
-    )  # fmt: skip
-    pid = int(pidfile.read_text())
-    pidfile.unlink()
-    return pid
+    with _work(config, "restore") as work:
+        return _restored(*_run(config, "restore", _restore_arguments(folder, work, root, usr)), work)
 
 
-def _run(config: Config, folder: Path, verb: str, options: list[str]) -> None:
+def _restore_arguments(folder: Path, work: Path, root: Path, usr: Path) -> list[str]:
+    return [
+        "restore", *_options(folder, work), "--root", str(root), "--restore-detached",
+        "--external", f"mnt[{USR_KEY}]:{usr}", "--pidfile", str(work / PIDFILE), "--file-locks",
+    ]  # fmt: skip
+
+
+def _restored(code: int, said: str, work: Path) -> int:
+    _check("restore", code, said, work)
+    return int((work / PIDFILE).read_text())
+
+
+@contextlib.contextmanager
+def _work(config: Config, verb: str) -> Iterator[Path]:
+    """A folder for what CRIU writes beside the images (log, statistics, pid): it must not lie among what was signed."""
+    work = config.run / f"criu-{verb}-{os.getpid()}"
+    work.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield work
+    finally:
+        for path in work.iterdir():
+            path.unlink()
+        work.rmdir()
+
+
+def _options(folder: Path, work: Path) -> list[str]:
+    return ["-D", str(folder), "-W", str(work), "-o", LOG, "-v1", "--manage-cgroups=ignore", "--ext-unix-sk"]
+
+
+def _run(config: Config, verb: str, arguments: list[str]) -> tuple[int, str]:
+    """Exit code and what was said on stderr. Raises Refused where there is no CRIU, or not in time."""
     if not config.criu:
         raise Refused("CRIU is not installed; see `quilt doctor`", "failed")
-    # What CRIU writes beside the images (log, statistics) must not lie among what was signed.
-    work = Path(tempfile.mkdtemp(dir=config.run, prefix=f"criu-{verb}-"))
-    command = [
-        *config.criu,
-        verb,
-        "-D",
-        str(folder),
-        "-W",
-        str(work),
-        "-o",
-        "log",
-        "-v1",
-        "--manage-cgroups=ignore",
-        "--ext-unix-sk",
-        *options,
-    ]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False, close_fds=True
-        )
+            [*config.criu, *arguments],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False, close_fds=True,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Refused(f"criu {verb} took over {TIMEOUT_S:g} s", "failed") from None
-    finally:
-        path = work / "log"
-        words = path.read_text(errors="replace") if path.exists() else ""
-        shutil.rmtree(work)
-    if done.returncode != 0:
-        said = (words or done.stderr.decode(errors="replace")).strip()
-        raise Refused(f"criu {verb} failed: {reason(said)}", "failed", {"log": said[-4000:]})
+        raise _too_long(verb) from None
+    return done.returncode, done.stderr.decode(errors="replace")
+
+
+def _too_long(verb: str) -> Refused:
+    return Refused(f"criu {verb} took over {TIMEOUT_S:g} s", "failed")
+
+
+def _check(verb: str, code: int, said: str, work: Path) -> None:
+    if code != 0:
+        log = work / LOG
+        words = ((log.read_text(errors="replace") if log.exists() else "") or said).strip()
+        raise Refused(f"criu {verb} failed: {reason(words)}", "failed", {"log": words[-4000:]})
 
 
 def reason(log: str) -> str:
@@ -101,3 +138,7 @@ def reason(log: str) -> str:
         if found and "RLIMIT_NOFILE for self" not in line:
             return found.group(1)
     return log.splitlines()[-1] if log else "it said nothing"
+
+
+RESTORE_ARGUMENTS = len(_restore_arguments(Path(), Path(), Path(), Path()))
+"""How many a CRIU that waits has to be started for."""

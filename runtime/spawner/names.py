@@ -52,6 +52,8 @@ class Config:
     criu: tuple[str, ...]
     init: Path
     instance_bpf: Path
+    waiting: Path
+    """What makes a CRIU wait: the library of criu/waiting.c."""
     repo: Path
     python: str
     uv: str
@@ -71,6 +73,7 @@ class Config:
             criu=tuple(raw["criu"] or ()),
             init=Path(raw["init"]),
             instance_bpf=Path(raw["instance_bpf"]),
+            waiting=Path(raw["waiting"]),
             repo=Path(raw["repo"]),
             python=str(raw["python"]),
             uv=str(raw["uv"]),

@@ -103,7 +103,7 @@ class Operations(Context):
             usr = tenants.views(self.config, base)[1]
             furnished = time.monotonic()
             images = self.config.snapshot(snp) / "images"
-            pid = in_child(lambda: checkpoint.restore(self.config, images, root, usr, network, self.groups, ctr))
+            pid = checkpoint.restore(self.config, images, root, usr, network, self.groups, ctr)
             restored = time.monotonic()
             answer, out = self._started(ctr, pid, base, LISTEN_S)
             answer["ms"] = {"furnish": (furnished - begun) * 1e3, "criu": (restored - furnished) * 1e3}

@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -21,16 +22,22 @@ from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
 from runtime.spawner.protocol import Refused
+from runtime.spawner.waiting_criu import WaitingCriu
 
 NETWORK_USERS = ("boot", "restore", "start")
 REQUESTS_AT_ONCE = 256
+REFILL_DELAY_S = 0.02
+"""From the end of a request that took a network until another is made: beside the start that it is for, which goes on
+at the node and in the container, making one would take a third of a processor's time from it.
+"""
 
 
 class Server:
-    def __init__(self, config: Config, groups: Cgroups, networks: Networks) -> None:
+    def __init__(self, config: Config, groups: Cgroups, networks: Networks, waiting: WaitingCriu) -> None:
         self.config = config
         self.groups = groups
         self.networks = networks
+        self.waiting = waiting
         self.stopping = False
         self.refill: int | None = None
         self.node: socket.socket | None = None
@@ -38,6 +45,7 @@ class Server:
         """Children that serve a request of the node that is connected: its id and operation."""
         self.takers: set[int] = set()
         """Those of them that take a network: when one has ended, another has to be made."""
+        self.refill_at: float | None = None
         self.taken = False
         """Whether a network was taken while the pool was being filled, so that it has to be looked at again."""
         self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -55,7 +63,7 @@ class Server:
         while not self.stopping:
             if self.node is not None:  # what is over the limit waits in the socket
                 poll.modify(self.node, select.POLLIN if len(self.requests) < REQUESTS_AT_ONCE else 0)
-            for fd, _ in poll.poll():
+            for fd, _ in poll.poll(self._until_due_ms()):
                 if fd == self.wake_r:
                     os.read(self.wake_r, 4096)
                     self._reap()
@@ -63,6 +71,19 @@ class Server:
                     self._accept(listener, poll)
                 elif self.node is not None and fd == self.node.fileno():
                     self._serve(poll)
+            self._do_what_is_due()
+
+    def _until_due_ms(self) -> float | None:
+        due = [moment for moment in (self.refill_at, self.waiting.due) if moment is not None]
+        return max(0.0, (min(due) - time.monotonic()) * 1e3) if due else None
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        if self.refill_at is not None and self.refill_at <= now:
+            self.refill_at = None
+            self._refill()
+        if self.waiting.due is not None and self.waiting.due <= now:
+            self.waiting.start()
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopping = True
@@ -124,7 +145,6 @@ class Server:
             protocol.close(fds)
         self.requests[pid] = (message.get("id"), str(message.get("op"))[:100])
         if message.get("op") in NETWORK_USERS:
-            # The pool is filled up when it has ended: making namespaces beside it would cost it a third of its time.
             self.takers.add(pid)
 
     def _keep(self, node: socket.socket, message: dict[str, Any]) -> None:
@@ -171,6 +191,7 @@ class Server:
                 return
             if pid == 0:
                 return
+            self.waiting.ended(pid)
             request = self.requests.pop(pid, None)
             if request is not None and status and self.node is not None:
                 _tell(self.node, died(*request, status))
@@ -180,7 +201,7 @@ class Server:
                     self._refill()
             if pid in self.takers:
                 self.takers.discard(pid)
-                self._refill()
+                self.refill_at = self.refill_at or time.monotonic() + REFILL_DELAY_S
 
 
 def died(number: Any, op: str, status: int) -> dict[str, Any]:

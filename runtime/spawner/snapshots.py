@@ -22,6 +22,8 @@ from runtime.spawner import trees
 from runtime.spawner.names import Config, write_json
 from runtime.spawner.protocol import Refused
 
+MANIFEST = "manifest.json"
+
 
 def _key(config: Config) -> bytes:
     path = config.state / "sign.key"
@@ -61,7 +63,7 @@ def finish(config: Config, snp: str, folder: Path, about: dict[str, Any]) -> int
     files = {p.name: _digest(p) for p in _images(folder)}
     size = sum(p.stat().st_size for p in _images(folder))
     manifest = {"snapshot": snp, "files": files, "size_bytes": size, "taken_at": time.time(), **about}
-    write_json(folder / "manifest.json", {"manifest": manifest, "seal": _seal(config, manifest)})
+    write_json(folder / MANIFEST, {"manifest": manifest, "seal": _seal(config, manifest)})
     target = config.snapshot(snp)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
@@ -72,31 +74,47 @@ def finish(config: Config, snp: str, folder: Path, about: dict[str, Any]) -> int
 
 def manifest(config: Config, snp: str) -> dict[str, Any]:
     """The manifest of a snapshot, its seal checked. Raises Refused (absent, or failed where it was tampered with)."""
+    path = config.snapshot(snp) / MANIFEST
     try:
-        raw = json.loads((config.snapshot(snp) / "manifest.json").read_text())
+        raw = json.loads(path.read_text())
     except FileNotFoundError:
         raise Refused(f"there is no snapshot {snp}", "absent") from None
-    if not hmac.compare_digest(_seal(config, raw["manifest"]), str(raw["seal"])):
-        raise Refused(f"snapshot {snp} was not signed by this platform", "failed")
     found: dict[str, Any] = raw["manifest"]
+    if _verified(config, snp).get(MANIFEST) != _stamp(path) and not hmac.compare_digest(
+        _seal(config, found), str(raw["seal"])
+    ):
+        raise Refused(f"snapshot {snp} was not signed by this platform", "failed")
     return found
 
 
 def verify(config: Config, snp: str, files: dict[str, str]) -> None:
-    """Raise Refused unless the images are those that were signed."""
+    """Raise Refused unless the images are those that were signed, which the manifest, itself checked, names."""
     folder = config.snapshot(snp)
-    marker = config.mounts / f"verified-{snp}"
     stamps = {p.name: _stamp(p) for p in _images(folder)}
-    if marker.exists() and json.loads(marker.read_text()) == stamps:
+    known = _verified(config, snp)
+    if known.pop(MANIFEST, None) is not None and known == stamps:
         return
     if set(stamps) != set(files) or any(_digest(p) != files[p.name] for p in _images(folder)):
         raise Refused(f"snapshot {snp} is not what was signed", "failed")
-    write_json(marker, stamps)
+    write_json(_marker(config, snp), {**stamps, MANIFEST: _stamp(folder / MANIFEST)})
+
+
+def _verified(config: Config, snp: str) -> dict[str, list[int]]:
+    """The stamps of what was verified since the spawner's start, manifest and images, by file name."""
+    try:
+        found: dict[str, list[int]] = json.loads(_marker(config, snp).read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _marker(config: Config, snp: str) -> Path:
+    return config.mounts / f"verified-{snp}"
 
 
 def delete(config: Config, snp: str) -> None:
     """Idempotent."""
-    (config.mounts / f"verified-{snp}").unlink(missing_ok=True)
+    _marker(config, snp).unlink(missing_ok=True)
     target = config.snapshot(snp)
     if target.exists():
         gone = target.with_name(f".gone-{snp}-{os.getpid()}")

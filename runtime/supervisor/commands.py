@@ -120,6 +120,7 @@ def spawner_config(settings: Settings, user: NodeUser | None, uv: str) -> dict[s
         "criu": places.criu_argv(settings),
         "init": str(places.INIT),
         "instance_bpf": str(places.INSTANCE_FILTER),
+        "waiting": str(places.WAITING),
         "repo": str(places.REPOSITORY),
         "python": places.SYSTEM_PYTHON,
         "uv": uv,

@@ -24,7 +24,8 @@ def config(folder: Path, platform: str = "0123456789ab") -> Config:
     """Of a spawner that has no need for the rest."""
     return Config(
         state=folder / "state", run=folder / "run", socket=folder / "s", platform=platform, node_uid=0, node_gid=0,
-        criu=(), init=Path(), instance_bpf=Path(), repo=Path(), python="", uv="", cloudpickle=Path(), netns_pool=2,
+        criu=(), init=Path(), instance_bpf=Path(), waiting=Path(),
+        repo=Path(), python="", uv="", cloudpickle=Path(), netns_pool=2,
     )  # fmt: skip
 
 

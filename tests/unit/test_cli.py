@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from quilt_fn.cli import main as cli
 from quilt_fn.cli import platform, reference
 from quilt_fn.errors import BuildFailed, Conflict, LimitReached, RateLimited
+from runtime import service
+from runtime.doctor.__main__ import main as doctor
+from runtime.supervisor import __main__ as supervisor
 from tests.fakes_sdk.gateway import KEY, ROOT, FakeGateway
 
 HANDLER = "def handler(event, context):\n    return event\n"
@@ -117,6 +121,43 @@ def test_programs_of_other_rooms_take_over(
     monkeypatch.setattr(platform.os, "execv", lambda _program, argv: seen.append(argv))
     quilt(command, "--json", "--help", "-x", "install")
     assert seen == [[sys.executable, "-P", "-m", module, *first, "--json", "--help", "-x", "install"]]
+
+
+WITHOUT_JSON = {"quilt bench"}
+"""It writes its results as JSON to a file, and says where that is."""
+PROGRAMS = {
+    "quilt up": supervisor.main, "quilt down": supervisor.main, "quilt status": supervisor.main, "quilt doctor": doctor,
+    "quilt service": service.main,
+}  # fmt: skip
+
+
+def commands(path: str, command: click.Command, ctx: click.Context) -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, by what is typed for it."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    for name in command.list_commands(ctx):
+        inner = command.get_command(ctx, name)
+        assert inner is not None
+        yield from commands(f"{path} {name}", inner, ctx)
+
+
+def test_every_command_takes_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with cli.quilt.make_context("quilt", ["up"]) as ctx:
+        found = dict(commands("quilt", cli.quilt, ctx))
+    assert len(found) >= 60
+    silent = {path for path, command in found.items() if not any("--json" in each.opts for each in command.params)}
+    for path, main in PROGRAMS.items():
+        words = [path.split()[1]] if main is supervisor.main else []
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        assert "--json" in capsys.readouterr().out, path
+    assert silent == WITHOUT_JSON | set(PROGRAMS)
+
+
+def test_a_terminal_prints_no_json(quilt: Any) -> None:
+    refused = quilt("shell", "box", "--json")
+    assert refused.code == 2 and "quilt exec --json" in refused.err
 
 
 # --- deploy -------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-# The static init and the two seccomp filters that it writes: built when a source is newer than what was built.
-# Not here: what they do (runtime/guest/init).
+# What is ours in C: the static init with the two seccomp filters that it writes, and the library that makes a CRIU wait.
+# Built when a source is newer than what was built. Not here: what they do (runtime/guest/init, runtime/spawner/criu).
 
 guest_step() {
     local bin=.tools/bin source stale= name
@@ -10,8 +10,7 @@ guest_step() {
     done
     if [[ -n $stale ]]; then
         say "building the static init"
-        quietly "cc" cc -static -O2 -Wall -Wextra -Werror -o "$bin/quilt-init.new" "${sources[@]}" || return 1
-        chmod 755 "$bin/quilt-init.new" && mv "$bin/quilt-init.new" "$bin/quilt-init" || return 1
+        built quilt-init -static "${sources[@]}" || return 1
     fi
     for name in instance template; do
         [[ $bin/$name.bpf -nt $bin/quilt-init ]] && continue
@@ -22,4 +21,15 @@ guest_step() {
         fi
         mv "$bin/$name.bpf.new" "$bin/$name.bpf"
     done
+    if [[ ! $bin/criu-waiting.so -nt runtime/spawner/criu/waiting.c ]]; then
+        say "building the library that makes a CRIU wait"
+        built criu-waiting.so -shared -fPIC runtime/spawner/criu/waiting.c || return 1
+    fi
+}
+
+# built NAME FLAG… SOURCE…: compile to .tools/bin/NAME, which is there whole or not at all.
+built() {
+    local target=.tools/bin/$1
+    shift
+    quietly "cc" cc -O2 -Wall -Wextra -Werror -o "$target.new" "$@" && chmod 755 "$target.new" && mv "$target.new" "$target"
 }
