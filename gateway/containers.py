@@ -26,7 +26,7 @@ from quilt_fn.model.function import Environment, EnvironmentName, Name
 from quilt_fn.model.operation import Accepted
 from quilt_fn.states import ContainerState
 
-WAIT_DEFAULT_S, WAIT_MAX_S = 30, 600
+WAIT_DEFAULT_S, WAIT_MAX_S = 30.0, 600.0
 STOP_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 60.0
 
@@ -88,7 +88,7 @@ async def wait(ask: Ask) -> web.StreamResponse:
     wanted = ask.request.query.get("state", ContainerState.EXITED)
     if wanted not in list(ContainerState):
         raise invalid_field("state", f"one of {', '.join(ContainerState)}", wanted)
-    timeout_s = ask.number("timeout_s", WAIT_DEFAULT_S, WAIT_MAX_S)
+    timeout_s = ask.seconds("timeout_s", WAIT_DEFAULT_S, WAIT_MAX_S)
     return answer(
         await ask.platform.containers.wait(ask.tenant_id, ask.path("container_id"), ContainerState(wanted), timeout_s)
     )
@@ -252,7 +252,7 @@ CONCERN = Concern(
         Route(
             "GET", ONE + "/wait", wait, "record, once it has the state or the time is over",
             answers=ContainerRecord,
-            query=(Query("state", "exited by default"), Query("timeout_s", "30 by default, at most 600", "integer")),
+            query=(Query("state", "exited by default"), Query("timeout_s", "30 by default, at most 600", "number")),
         ),
         Route(
             "GET", ONE + "/logs", logs, "NDJSON lines `{t, stream, text}` of its own command",

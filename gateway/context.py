@@ -127,6 +127,19 @@ class Ask:
             raise invalid_field(name, f"a whole number from 1 to {maximum}", text)
         return min(int(text), maximum)
 
+    def seconds(self, name: str, default: float, maximum: float) -> float:
+        """A time ≥ 0 from the query, also a fraction of a second; more than `maximum` is taken as `maximum`."""
+        text = self.request.query.get(name)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < 1e6:  # NaN is none of these either
+            raise invalid_field(name, f"seconds from 0 to {maximum:g}", text)
+        return min(value, maximum)
+
     def flag(self, name: str) -> bool:
         """true or false from the query; false where it is absent."""
         text = self.request.query.get(name, "false").lower()

@@ -27,7 +27,8 @@ HTTP_API = """\
 - `/openapi.json` is this page for programs, and `/docs` shows it. Of each concern, `/api/<concern>/help`, `/examples`
   and `/health` tell its rules, requests that work as they stand, and whether it can work now.
 - Every response carries `X-Request-Id`: the caller's own where it is at most 128 letters, digits and `._:/+=@-`.
-- Every error has one body, listed in [errors](errors.md). 429 and 503 carry `Retry-After`.
+- Every error has one body, listed in [errors](errors.md). 429 and 503 carry `Retry-After`; 429
+  `QUOTA_EXCEEDED` only where what is too many ends by itself (commands, operations, archives).
 - `Idempotency-Key` (1 to 255 printable ASCII characters) on every route that answers 201 or 202: a replay within 24
   hours, also after a restart, is answered as the first was, with `Idempotency-Replayed: true`; while the first is at
   work the second waits for it; the same key with another body is 422. Failures are not kept, nor answers of more than

@@ -52,7 +52,8 @@ def error_body(error: QuiltError, request_id: str) -> dict[str, Any]:
 
 
 def _retry_after(error: QuiltError) -> float | None:
-    if error.retry_after is None and http_status(error) in (429, 503):
+    """Seconds after which the same may go better; None where waiting does not help, as with what a user has to free."""
+    if error.retry_after is None and error.retryable and http_status(error) in (429, 503):
         return DEFAULT_RETRY_AFTER_S
     return error.retry_after
 

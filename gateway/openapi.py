@@ -25,7 +25,7 @@ JSON = "application/json"
 SCHEMAS = "#/components/schemas/"
 ABOUT = """\
 Functions are called at `/fn/{name}`, published services at `/linx/{service_id}/`; what these take and answer is theirs.
-Every answer carries `X-Request-Id`. 429 and 503 carry `Retry-After`.
+Every answer carries `X-Request-Id`. 429 and 503 carry `Retry-After`, where waiting helps.
 """
 SECURITY = {
     "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from gateway import examples, health, pages
 from gateway.context import Ask, answer
-from gateway.errors import invalid_field
 from gateway.route import Concern, Query, Route
 from quilt_fn.errors import Unavailable
 from quilt_fn.model.operation import Accepted, OperationRecord
@@ -36,7 +35,7 @@ async def list_(ask: Ask) -> web.StreamResponse:
 
 async def get(ask: Ask) -> web.StreamResponse:
     """With `?wait_s=` when it has ended or the time is over. A node that shuts down ends the wait with a 503."""
-    wait_s = wait_seconds(ask)
+    wait_s = ask.seconds("wait_s", 0.0, WAIT_MAX_S)
     operation_id = ask.path("operation_id")
     if not wait_s:
         return answer(await ask.platform.operations.get(ask.tenant_id, operation_id))
@@ -51,18 +50,6 @@ async def get(ask: Ask) -> web.StreamResponse:
     finally:
         found.cancel()
         closing.cancel()
-
-
-def wait_seconds(ask: Ask) -> float:
-    """`?wait_s=`: seconds, at most 300; 0 where it is absent. Raises InvalidValue."""
-    text = ask.request.query.get("wait_s", "0")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e6:  # NaN is none of these either
-        raise invalid_field("wait_s", f"seconds from 0 to {WAIT_MAX_S:g}", text)
-    return min(value, WAIT_MAX_S)
 
 
 async def cancel(ask: Ask) -> web.StreamResponse:

@@ -152,7 +152,7 @@ class Operations:
     ) -> OperationRecord:
         used = sum(live.tenant_id == tenant_id for live in self._live.values())
         hint = "wait for some of them to end, or cancel some"
-        check_fixed("operations", UNFINISHED_MAX, used, "operations have not ended", hint)
+        check_fixed("operations", UNFINISHED_MAX, used, "operations have not ended", hint, retry_after=1.0)
         now = iso(self.clock.wall())
         record = OperationRecord(
             operation_id=new_id("op"),

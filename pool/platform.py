@@ -47,8 +47,10 @@ from pool.records import Records
 from pool.redis_link import Client, RedisLink, connect
 from pool.registry import Registry
 from pool.replays import Replays
+from pool.sealing import Sealer
 from pool.shapes import pool_record
 from pool.stats import NodeStats
+from pool.stored_specs import StoredSpecs
 from pool.terminals import Terminals
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
@@ -99,7 +101,7 @@ class Platform:
         self._link = RedisLink(redis if redis is not None else connect(redis_url))
         self._lease = Lease(self._link, node_id, clock.now)
         self._keys = ApiKeys(self._link)
-        self._registry = Registry(self._link, clock.wall)
+        self._registry = Registry(self._link, clock.wall, StoredSpecs(Sealer(settings.node_dir / "secrets.key")))
         self._logs = LogFiles(settings.node_dir / "logs", settings.log_file_mb)
         self._records = Records(
             self._link, self._logs, node_id, clock, self._stats,

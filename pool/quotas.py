@@ -114,14 +114,14 @@ def _total(sizes: Collection[int | None]) -> int:
     return sum(size or 0 for size in sizes)
 
 
-def check_fixed(quota: str, limit: int, used: int, says: str, hint: str) -> None:
+def check_fixed(quota: str, limit: int, used: int, says: str, hint: str, retry_after: float | None = None) -> None:
     """One more of what no setting limits, so that one tenant can't use up the node. `says`: what there are too many of.
-    Raises QuotaExceeded.
+    `retry_after`: seconds after which there may be fewer by themselves. Raises QuotaExceeded.
     """
     if used >= limit:
         raise QuotaExceeded(
             f"{used} {says}, and a tenant may have {limit}",
-            details={"quota": quota, "limit": limit, "used": used, "asked": 1}, hint=hint,
+            details={"quota": quota, "limit": limit, "used": used, "asked": 1}, hint=hint, retry_after=retry_after,
         )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ class AtOnce:
     @contextmanager
     def one_more(self, tenant_id: str) -> Iterator[None]:
         """Around it. Raises QuotaExceeded."""
-        check_fixed(self._quota, self.limit, self._running[tenant_id], self._says, self._hint)
+        check_fixed(self._quota, self.limit, self._running[tenant_id], self._says, self._hint, retry_after=1.0)
         self._running[tenant_id] += 1
         try:
             yield

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
+from redis.exceptions import ResponseError
 
 from pool import keys_in_redis as keys
 from pool import scripts
@@ -20,6 +21,7 @@ from pool.clock import iso
 from pool.functions import ASKED_DELETING, ASKED_NOTHING, FunctionEntry, VersionEntry, check_instances
 from pool.paging import newest_first
 from pool.redis_link import RedisLink
+from pool.stored_specs import StoredSpecs
 from quilt_fn.errors import Conflict, FunctionNotFound, NameTaken, RegistryUnavailable
 from quilt_fn.model.common import new_id
 from quilt_fn.model.function import FunctionSpec
@@ -32,8 +34,11 @@ log = logging.getLogger(__name__)
 class Registry:
     """`incarnation` is this node process's, from its lease."""
 
-    def __init__(self, link: RedisLink, wall: Callable[[], float]) -> None:
+    def __init__(self, link: RedisLink, wall: Callable[[], float], specs: StoredSpecs) -> None:
         self._link = link
+        self._specs = specs
+        self._plain: builtins.list[tuple[str, int, FunctionSpec]] = []
+        """Versions found with secrets in plain text, as they were kept before there was a seal."""
         self._wall = wall
         self._by_id: dict[str, FunctionEntry] = {}
         self._half_made: builtins.list[FunctionEntry] = []
@@ -146,7 +151,7 @@ class Registry:
     async def _add_version(
         self, how: str, function_id: str, tenant_id: str, name: str, number: int, spec: FunctionSpec, now: str
     ) -> None:
-        packed = orjson.dumps(spec.model_dump(mode="json"))
+        packed = await self._specs.pack(function_id, number, spec)
         answer = await self._link.script(
             scripts.ADD_VERSION,
             [keys.function(function_id), keys.version(function_id, number)],
@@ -258,6 +263,7 @@ class Registry:
                 await self.delete(entry)  # a crash came between its creation and the claim of its name
             else:
                 self._remember(entry)
+        await self._seal_plain()
 
     async def _load(self, function_id: str) -> FunctionEntry | None:
         pipe = self._link.client.pipeline(transaction=False)
@@ -287,16 +293,43 @@ class Registry:
             pipe.hgetall(keys.version(function_id, number))
         for number, version in enumerate(await self._link.run(pipe.execute()), start=1):
             if version:
-                entry.versions[number] = VersionEntry(
-                    number=number,
-                    spec=FunctionSpec.model_validate_json(version[b"spec"]),
-                    state=VersionState(version[b"state"].decode()),
-                    error=version[b"error"].decode(),
-                    built=orjson.loads(version[b"built"]) if version[b"built"] else {},
-                    created_at=version[b"created_at"].decode(),
-                    updated_at=version[b"updated_at"].decode(),
-                )
+                entry.versions[number] = await self._version(entry, number, version)
         return entry
+
+    async def _version(self, entry: FunctionEntry, number: int, stored: dict[bytes, bytes]) -> VersionEntry:
+        """One whose secrets can't be opened is failed here, and not in Redis: the right key may come back."""
+        found = await self._specs.unpack(entry.function_id, number, stored[b"spec"])
+        state, error = VersionState(stored[b"state"].decode()), stored[b"error"].decode()
+        if found.plain:
+            self._plain.append((entry.function_id, number, found.spec))
+        if found.broken:
+            log.error("version %d of %s: %s", number, entry.name, found.broken)
+            state, error = VersionState.FAILED, found.broken
+            if entry.current == number:
+                entry.current = 0
+        return VersionEntry(
+            number=number,
+            spec=found.spec,
+            state=state,
+            error=error,
+            built=orjson.loads(stored[b"built"]) if stored[b"built"] else {},
+            created_at=stored[b"created_at"].decode(),
+            updated_at=stored[b"updated_at"].decode(),
+        )
+
+    async def _seal_plain(self) -> None:
+        """Write again what was found in plain text, and have Redis write its file anew, in which it still stands."""
+        if not self._plain:
+            return
+        for function_id, number, spec in self._plain:
+            packed = await self._specs.pack(function_id, number, spec)
+            await self._link.script(scripts.SET_SPEC, [keys.version(function_id, number)], [packed])
+        log.info("sealed the secrets of %d versions that were kept in plain text", len(self._plain))
+        self._plain.clear()
+        try:
+            await self._link.run(self._link.client.bgrewriteaof())
+        except ResponseError as error:
+            log.warning("Redis may keep the old, plain values in its append-only file for a while: %s", error)
 
     def _remember(self, entry: FunctionEntry) -> None:
         entry.attached_of = self.attached_of

@@ -25,6 +25,14 @@ redis.call('HSET', KEYS[2], 'spec', ARGV[3], 'state', ARGV[7], 'error', '', 'bui
 return 'ok'
 """
 
+# KEYS 1 version hash   ARGV 1 spec (JSON)
+# The same spec in another form, where the version is still there. Answers whether it was.
+SET_SPEC = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'spec', ARGV[1])
+return 1
+"""
+
 # KEYS 1 version hash, 2 function hash
 # ARGV 1 new state, 2 the states it may come from, joined by commas, 3 incarnation of the deciding node process,
 #      4 error text, 5 built (JSON or ''), 6 number to make current or '0', 7 now (ISO)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from quilt_fn.volumes import Volumes
 
 RETRY_PAUSES_S = (0.1, 0.4, 1.0)
+RATE_WAIT_MAX_S = 60.0
+"""How long one request over the key's rate is held back, all its waits together."""
 CALL_TIMEOUT_S = 2 * 3600.0
 """A call is held while it queues and runs; the platform's own limits fire before this one."""
 BUILD_QUIET_S = 1800.0
@@ -68,11 +71,15 @@ class Client:
     `url` is by default QUILT_URL, else http://QUILT_HOST:QUILT_PORT; `api_key` by default QUILT_API_KEY, else what the
     user's credentials file holds for the URL. Every method raises a QuiltError: the one that the gateway raised, or
     Unavailable where it can't be reached. Safe to use from several threads and event loops.
+
+    A request over the key's rate was not carried out: it is sent again when the platform says, as long as that is
+    within a minute for one request; then RateLimited is raised. `on_wait` is told of each wait, with its seconds.
     """
 
     def __init__(
-        self, url: str | None = None, api_key: str | None = None, *, transport: Transport | None = None
-    ) -> None:
+        self, url: str | None = None, api_key: str | None = None, *, transport: Transport | None = None,
+        on_wait: Callable[[errors.RateLimited, float], None] | None = None,
+    ) -> None:  # fmt: skip
         known = settings.read()
         self.url = (url or known.base_url).rstrip("/")
         self._api_key = api_key or known.api_key or credentials.lookup(self.url)
@@ -81,6 +88,7 @@ class Client:
 
             transport = AioHttpTransport(self.url)
         self._transport = transport
+        self._on_wait = on_wait
         background.at_exit(transport.close)
 
     def __repr__(self) -> str:
@@ -393,10 +401,22 @@ class Client:
     async def _send(self, request: Request) -> AsyncGenerator[Reply, None]:
         """The reply, where its status is below 400 or a pickled exception came; else what the gateway raised."""
         auth = {"X-Api-Key": self._api_key} if self._api_key else {}
-        async with self._transport.send(replace(request, headers={**auth, **request.headers})) as reply:
-            if reply.status >= 400 and not reply.headers.get("Content-Type", "").startswith(remote.EXCEPTION):
-                raise await self._failure(reply)
-            yield reply
+        request = replace(request, headers={**auth, **request.headers})
+        left_s = RATE_WAIT_MAX_S if request.repeatable else 0.0
+        while True:
+            async with self._transport.send(request) as reply:
+                if reply.status < 400 or reply.headers.get("Content-Type", "").startswith(remote.EXCEPTION):
+                    yield reply
+                    return
+                error = await self._failure(reply)
+            # A little more than was said, and not the same for all: else those who wait come back at once.
+            pause = max(error.retry_after or 1.0, 0.05) * random.uniform(1.0, 1.2)
+            if not isinstance(error, errors.RateLimited) or pause > left_s:
+                raise error
+            left_s -= pause
+            if self._on_wait is not None:
+                self._on_wait(error, pause)
+            await asyncio.sleep(pause)
 
     async def _failure(self, reply: Reply) -> errors.QuiltError:
         error = remote.error_of(await reply.read(), reply.status, self.url)
@@ -434,7 +454,7 @@ class Client:
                 break
             except errors.QuiltError as error:
                 pause = next(pauses, None)
-                if not error.retryable or pause is None:
+                if not error.retryable or pause is None or isinstance(error, errors.RateLimited):  # waited already
                     raise
                 await asyncio.sleep(max(pause, min(error.retry_after or 0.0, 5.0)))
         try:

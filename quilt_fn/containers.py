@@ -234,9 +234,7 @@ class Container:
     @both
     async def wait(self, state: str = "exited", timeout_s: float = 30.0) -> Container:
         """Until it has that state, or the time is over: `record.state` says which."""
-        import math
-
-        query = {"state": state, "timeout_s": str(max(1, math.ceil(timeout_s)))}
+        query = {"state": state, "timeout_s": f"{timeout_s:g}"}
         path = _at(self.id, "wait")
         return self._became(await self._client._json("GET", path, query=query, timeout_s=timeout_s + SLACK_S))
 

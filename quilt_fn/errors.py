@@ -215,7 +215,9 @@ class RateLimited(LimitReached):
 
 
 class QuotaExceeded(LimitReached):
-    """`details` holds `quota`, `limit`, `used` and `asked`."""
+    """`details` holds `quota`, `limit`, `used` and `asked`. `retry_after` is there only where what is too many ends by
+    itself (commands, operations, archives): of the rest the user has to free some.
+    """
 
     error_code = "QUOTA_EXCEEDED"
     retryable = False

@@ -36,6 +36,11 @@ class Request:
     timeout_s: float | None = 60.0
     quiet_timeout_s: float | None = None
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether it can be sent again, as it is."""
+        return self.body is None or isinstance(self.body, bytes)
+
 
 class Reply(Protocol):
     """An answer whose head has come."""

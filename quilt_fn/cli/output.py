@@ -19,6 +19,8 @@ from quilt_fn.errors import QuiltError
 if TYPE_CHECKING:
     from quilt_fn.client import Client, DeployStep, Page
 
+SAID_FROM_S = 1.0
+"""Shorter waits for the key's rate are not worth a line."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -40,7 +42,12 @@ def client() -> Client:
     """The platform that settings and credentials name."""
     from quilt_fn.client import Client
 
-    return Client()
+    return Client(on_wait=_say_wait)
+
+
+def _say_wait(error: QuiltError, seconds: float) -> None:
+    if seconds >= SAID_FROM_S:
+        click.echo(f"{error.message}: going on in {seconds:.0f} s", err=True)
 
 
 def print_json(value: object) -> None:

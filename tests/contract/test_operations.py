@@ -137,8 +137,9 @@ async def test_a_tenant_has_so_many_unfinished_and_no_more(make: Make, monkeypat
     operations = await make()
     held = Held()
     record = await begin(operations, held)
-    with pytest.raises(QuotaExceeded, match="1 operations have not ended"):
+    with pytest.raises(QuotaExceeded, match="1 operations have not ended") as refused:
         await begin(operations, done)
+    assert refused.value.retry_after == 1.0, "they end by themselves"
     other = await operations.begin("t2", "container.start", TARGET, done, timeout_s=5.0)
     assert (await operations.get("t2", other.operation_id, WAIT_S)).status == "succeeded"
     held.go.set()

@@ -444,15 +444,16 @@ async def test_too_many_commands(
     go = str(shared_folder / "go")
     waits = ["sh", "-c", 'while [ ! -e "$1" ]; do sleep 0.05; done', "sh", go]
     first = asyncio.create_task(http("POST", EXEC, json={"command": waits}))
-    await until(lambda: bool(platform.commands._running))
-    monkeypatch.setattr("pool.commands.RUNNING_MAX", 1)
+    await until(lambda: bool(platform.commands._running._running))
+    monkeypatch.setattr(platform.commands._running, "limit", 1)
     for path in (EXEC, STREAM):
         refused = await http("POST", path, json={"command": ["true"]})
         assert (refused.status, refused.code, refused.json["details"]["used"]) == (429, "QUOTA_EXCEEDED", 1)
-    monkeypatch.setattr("pool.commands.RUNNING_MAX", 2)
+        assert refused.headers["Retry-After"] == "1", "commands end by themselves"
+    monkeypatch.setattr(platform.commands._running, "limit", 2)
     assert (await http("POST", STREAM, json={"command": ["touch", go]})).status == 200
     assert (await first).json["exit_code"] == 0
-    assert not platform.commands._running
+    assert not platform.commands._running._running
 
 
 async def test_too_many_sessions(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,6 +461,7 @@ async def test_too_many_sessions(http: Http, monkeypatch: pytest.MonkeyPatch) ->
     await opened(http)
     refused = await http("POST", SESSIONS, json={"container_id": "ctr_1"})
     assert (refused.status, refused.code, refused.json["details"]["used"]) == (429, "QUOTA_EXCEEDED", 1)
+    assert "Retry-After" not in refused.headers, "sessions have to be ended"
 
 
 async def test_wrong_sessions(http: Http) -> None:

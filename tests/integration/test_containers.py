@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -350,4 +351,8 @@ def test_wait_returns_at_the_state(live: Live, machines: Machines) -> None:
     machines.ask(ctr, "kill")
     thread.join()
     assert found[0]["state"] == "exited"
-    assert live.ok("GET", f"/api/containers/{ctr}/wait?state=running&timeout_s=1")["state"] == "exited"
+    began = time.monotonic()
+    assert live.ok("GET", f"/api/containers/{ctr}/wait?state=running&timeout_s=0.2")["state"] == "exited"
+    assert 0.2 <= time.monotonic() - began < 5
+    for wrong in ("nan", "-1", "x", "inf", ""):
+        assert live.ask("GET", f"/api/containers/{ctr}/wait?timeout_s={wrong}").status == 422, wrong

@@ -32,8 +32,8 @@ def own() -> Iterator[Live]:
 
 
 def debian(live: Live) -> dict[str, Any]:
-    found: dict[str, Any] = live.ok("GET", "/api/images")["images"][1]
-    return found
+    found: list[dict[str, Any]] = live.ok("GET", "/api/images")["images"]
+    return next(each for each in found if each["name"] == "debian")
 
 
 def store(live: Live) -> Path:

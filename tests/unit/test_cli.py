@@ -17,7 +17,7 @@ import pytest
 
 from quilt_fn.cli import main as cli
 from quilt_fn.cli import platform, reference
-from quilt_fn.errors import BuildFailed, Conflict, LimitReached
+from quilt_fn.errors import BuildFailed, Conflict, LimitReached, RateLimited
 from runtime import service
 from runtime.doctor.__main__ import main as doctor
 from runtime.supervisor import __main__ as supervisor
@@ -433,3 +433,13 @@ def test_a_reader_that_leaves_is_no_traceback(gateway: FakeGateway) -> None:
     )  # fmt: skip
     os.close(write)
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def test_a_command_over_the_keys_rate_waits_and_says_so(quilt: Any, gateway: FakeGateway) -> None:
+    gateway.fail_next(RateLimited("this API key may make 1 requests a second", retry_after=1.0))
+    found = quilt("keys", "list", "--json")
+    assert found.code == 0 and found.json["keys"]
+    assert found.err == "this API key may make 1 requests a second: going on in 1 s\n"
+    gateway.fail_next(RateLimited("slowly", retry_after=600.0))
+    refused = quilt("keys", "list")
+    assert (refused.code, refused.out) == (6, "")

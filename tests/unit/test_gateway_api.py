@@ -14,7 +14,7 @@ import pytest
 
 from gateway.logs import JsonLines, mask
 from gateway.server import bind
-from quilt_fn.errors import BuildFailed, Conflict, InvalidValue, RegistryUnavailable
+from quilt_fn.errors import BuildFailed, Conflict, InvalidValue, QueueFull, QuotaExceeded, RegistryUnavailable
 from quilt_fn.settings import Settings
 from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY, OTHER_KEY, FakePlatform
@@ -344,3 +344,16 @@ async def test_content_that_is_no_base64_is_a_422(http: Http) -> None:
         found = await http("POST", "/api/volumes/data/files", json={"path": "note", "content": content})
         assert found.json["details"]["fields"][0]["field"] == "content", found.json
         assert found.status == 422
+
+
+async def test_retry_after_is_said_where_waiting_helps() -> None:
+    platform = FakePlatform()
+    async with serving(platform) as http:
+        for error, header, value in (
+            (QuotaExceeded("delete some"), None, None), (QuotaExceeded("too many at once", retry_after=1.0), "1", 1.0),
+            (QueueFull("full"), "1", 1.0),
+        ):  # fmt: skip
+            platform.fail_with = error
+            reply = await http("POST", "/api/functions", json=SPEC)
+            assert reply.status == 429
+            assert (reply.headers.get("Retry-After"), reply.json["retry_after"]) == (header, value), error

@@ -17,7 +17,7 @@ from gateway.route import Route
 from tests.fakes_gateway.http import serving
 from tests.fakes_gateway.platform import KEY, FakePlatform
 
-QUERY = re.compile(r"""(?:number|flag)\(\s*"(\w+)"|query\.(?:get|getall)\(\s*"(\w+)"|query\["(\w+)"\]""")
+QUERY = re.compile(r"""(?:number|seconds|flag)\(\s*"(\w+)"|query\.(?:get|getall)\(\s*"(\w+)"|query\["(\w+)"\]""")
 by_route = pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 
 

@@ -28,6 +28,7 @@ def test_containers_are_counted_with_those_on_their_way() -> None:
         with pytest.raises(QuotaExceeded, match="has 2, and asked for 1 more") as raised:
             quotas.container("t1", 16, None).__enter__()
         assert raised.value.details == {"quota": "containers", "limit": 2, "used": 2, "asked": 1}
+        assert raised.value.retry_after is None, "waiting does not free any"
         with quotas.container("t2", 16, None), quotas.container("t1", 200, "ctr_1"):
             pass
     with quotas.container("t1", 100, None):

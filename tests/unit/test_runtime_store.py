@@ -336,9 +336,7 @@ def config(tmp_path: Path) -> names.Config:
     state.mkdir()
     (run / "mnt").mkdir(parents=True)
     nothing = tmp_path / "nothing"
-    return names.Config(
-        state, run, run / "s", "p", 1, 1, (), nothing, nothing, nothing, nothing, "python3", "uv", nothing, 0
-    )
+    return names.Config(state, run, run / "s", "p", 1, 1, (), nothing, nothing, nothing, "python3", "uv", nothing, 0, 0)
 
 
 def make(config: names.Config, content: bytes = b"pages") -> int:

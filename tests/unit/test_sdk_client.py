@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
@@ -20,11 +20,12 @@ from quilt_fn.errors import (
     InternalError,
     InvalidValue,
     LimitReached,
+    RateLimited,
     Unauthenticated,
     Unavailable,
 )
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate
-from quilt_fn.transport import translate
+from quilt_fn.transport import Request, translate
 from tests.fakes_sdk.gateway import KEY, FakeGateway
 
 
@@ -37,6 +38,7 @@ def gateway() -> Iterator[FakeGateway]:
 @pytest.fixture
 def client(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setattr("quilt_fn.client.RETRY_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("quilt_fn.client.RATE_WAIT_MAX_S", 0.0)
     made = Client(gateway.url, KEY)
     yield made
     made.close()
@@ -257,3 +259,43 @@ def _empty() -> bytes:
 
 
 EMPTY = _empty()
+
+
+# --- over the key's rate ----------------------------------------------------------------------------------------------
+
+
+def test_what_was_over_the_rate_is_sent_again_when_the_platform_says(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    client = Client(gateway.url, KEY, on_wait=lambda error, seconds: waits.append(seconds))
+    gateway.fail_next(RateLimited("slowly", retry_after=0.05), times=3)
+    made = client.create_function(SPEC)  # made once: a 429 was not carried out
+    assert made["function_id"] == "fn_0" and len(gateway.functions) == 1
+    assert len(waits) == 3 and all(0.05 <= wait <= 0.06 for wait in waits)
+    client.close()
+
+
+def test_it_is_not_waited_for_longer_than_a_minute(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quilt_fn.client.RATE_WAIT_MAX_S", 0.2)
+    client = Client(gateway.url, KEY)
+    gateway.fail_next(RateLimited("slowly", retry_after=0.09), times=9)
+    with pytest.raises(RateLimited):
+        client.list_functions()
+    sent = len(gateway.requests)
+    assert sent in (2, 3), "once, and again as long as there was time"
+    gateway.fail_next(RateLimited("slowly", retry_after=1000))
+    client.close()
+
+
+async def _pieces() -> AsyncIterator[bytes]:
+    yield b"1"
+
+
+async def test_what_was_sent_as_it_came_is_not_sent_again(gateway: FakeGateway) -> None:
+    client = Client(gateway.url, KEY)
+    gateway.fail_next(RateLimited("slowly", retry_after=0.01))
+    with pytest.raises(RateLimited):
+        async with client._send(Request("PUT", "/api/volumes/v/files/f", body=_pieces())):
+            pass
+    await client._transport.close()
