@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from quilt_fn.model.invocation import InvocationRecord
     from quilt_fn.network import Network, Services
     from quilt_fn.operations import Event, Operations
+    from quilt_fn.terminals import Terminals
     from quilt_fn.transport import Reply, Request, Transport
     from quilt_fn.volumes import Volumes
 
@@ -123,6 +124,13 @@ class Client:
         from quilt_fn.network import Services
 
         return Services(self)
+
+    @property
+    def terminals(self) -> Terminals:
+        """Terminal sessions in containers."""
+        from quilt_fn.terminals import Terminals
+
+        return Terminals(self)
 
     @property
     def volumes(self) -> Volumes:

@@ -6,7 +6,8 @@
         for frame in box.stream("python3", "/tmp/a.py"):
             ...
 
-Not here: terminals (`quilt shell`), copying folders (`quilt cp`), and what a record's fields mean (`quilt_fn.model`).
+Not here: terminal sessions (`quilt_fn.terminals`), copying folders (`quilt cp`), and what a record's fields mean
+(`quilt_fn.model`).
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from quilt_fn.client import Client, Page
     from quilt_fn.container_files import ContainerFiles
-    from quilt_fn.model.container import ContainerRecord, ExecResult
+    from quilt_fn.model.container import ContainerRecord, ExecResult, Readiness
     from quilt_fn.model.operation import OperationRecord
+    from quilt_fn.terminals import Terminal
 
 CREATE_TIMEOUT_S = 120.0
 OPERATION_TIMEOUT_S = 120.0
@@ -171,12 +173,33 @@ class Container:
                 frame["data"] = base64.b64decode(frame.pop("data_b64"))
             yield frame
 
+    @both
+    async def terminal(
+        self, *, cols: int = 80, rows: int = 24, shell: str | None = None, workdir: str | None = None,
+        environment: Mapping[str, str] | None = None, user: str | None = None,
+    ) -> Terminal:  # fmt: skip
+        """A terminal session with a shell, by default bash where the container has it, else sh.
+
+        Raises ContainerNotRunning; Conflict where the shell can't be started; QuotaExceeded.
+        """
+        from quilt_fn.terminals import opened
+
+        asked = {"shell": shell, "working_directory": workdir, "environment": dict(environment or {}), "user": user}
+        return await opened(self._client, {"container_id": self.id, "cols": cols, "rows": rows, **_given(asked)})
+
     # --- its life -------------------------------------------------------------------------------------------------
 
     @both
     async def refresh(self) -> Container:
         """Ask for the record again. Raises ContainerNotFound."""
         return self._became(await self._client._json("GET", _at(self.id), safe=True))
+
+    @both
+    async def ready(self) -> Readiness:
+        """Whether commands and connections work now; `checks` say what is missing. Raises ContainerNotFound."""
+        from quilt_fn.model.container import Readiness
+
+        return Readiness.model_validate(await self._client._json("GET", _at(self.id, "ready"), safe=True))
 
     @both
     async def start(self) -> Container:

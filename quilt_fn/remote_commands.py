@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from quilt_fn import errors
-from quilt_fn.errors import QuiltError, Unavailable
+from quilt_fn.errors import QuiltError, SessionNotFound, Unavailable
 from quilt_fn.transport import CONNECT_TIMEOUT_S, translate
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ class Commands:
                 self.url + attach_url, protocols=("terminal",), headers=self._headers, heartbeat=30, max_msg_size=0
             )
         except aiohttp.WSServerHandshakeError as error:
+            if error.status == 404:
+                raise SessionNotFound("there is no such terminal session, or it has ended") from error
             raise Unavailable(f"the terminal answered {error.status} instead of attaching") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise translate(error, self.url) from error

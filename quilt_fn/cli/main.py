@@ -29,6 +29,7 @@ COMMANDS = {
     "logs": Where("quilt_fn.cli.logs:logs", "Print what a function wrote."),
     "exec": Where("quilt_fn.cli.exec:exec_", "Run a command in a container."),
     "shell": Where("quilt_fn.cli.shell:shell", "Open a terminal in a container."),
+    "terminals": Where("quilt_fn.cli.terminals:terminals", "Open, list, show and close terminal sessions."),
     "containers": Where("quilt_fn.cli.containers:containers", "Create, list, stop and delete containers."),
     "images": Where("quilt_fn.cli.images:images", "List, build and delete images."),
     "operations": Where("quilt_fn.cli.operations:operations", "List, show, wait for and cancel operations."),

@@ -85,3 +85,20 @@ def test_cat(live: Live) -> None:
         assert quilt(live, "volumes", "cat", "for-json:a/bytes").stdout == b"\xff\0"
     finally:
         live.ok("DELETE", "/api/volumes/for-json")
+
+
+def test_terminals(live: Live, box: str) -> None:
+    code, opened = said(live, "terminals", "open", "--json", "for-json", "--shell", "/bin/sh")
+    session = opened["session_id"]
+    assert (code, opened["container_id"], "token=" in opened["page_url"]) == (0, box, True)
+    assert session in [each["session_id"] for each in said(live, "terminals", "list", "--json")[1]["sessions"]]
+    assert said(live, "terminals", "get", "--json", session)[1]["state"] == "running"
+    for words in (("list",), ("get", session)):
+        shown = quilt(live, "terminals", *words)
+        assert (shown.returncode, session in shown.stdout.decode()) == (0, True), shown
+    code, closed = said(live, "terminals", "close", "--json", session)
+    assert (code, [each["reason"] for each in closed["sessions"]]) == (0, ["deleted"])
+    none = quilt(live, "terminals", "close", "ses_none")
+    assert (none.returncode, b"ses_none" in none.stderr) == (3, True)
+    url = quilt(live, "terminals", "open", "for-json")
+    assert url.stdout.startswith(f"http://127.0.0.1:{live.port}/terminal/ses_".encode()) and b"#token=" in url.stdout
