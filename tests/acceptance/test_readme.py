@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.markdown import ROOT, blocks
+from tests.slowness import patience
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="`quilt up` needs root")
 
 END_OF_FILE = "QUILT_END_OF_FILE"
-TIMEOUT_S = 110.0
+TIMEOUT_S = patience(110.0)
 
 
 @dataclass(slots=True)
