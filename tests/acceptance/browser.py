@@ -17,7 +17,9 @@ from typing import Any
 
 import aiohttp
 
-PATIENCE_S = 60.0
+from tests.slowness import patience
+
+PATIENCE_S = patience(60.0)
 
 
 def executable() -> str | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.markdown import ROOT, blocks
+from tests.slowness import patience
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="`quilt up` needs root")
 
@@ -45,7 +46,7 @@ while True:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 """Runs a command in a terminal of its own, and types what is on stdin at the first prompt."""
-TIMEOUT_S = 110.0
+TIMEOUT_S = patience(110.0)
 
 
 @dataclass(slots=True)

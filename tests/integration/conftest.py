@@ -13,8 +13,9 @@ import pytest
 
 from tests.integration import census
 from tests.integration.live import Live, running
+from tests.slowness import patience
 
-LEAK_PATIENCE_S = 20.0
+LEAK_PATIENCE_S = patience(20.0)
 
 
 @pytest.fixture(scope="session")

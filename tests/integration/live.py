@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from quilt_fn.settings import Settings
+from tests.slowness import patience
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S, ANSWER_TIMEOUT_S = patience(30.0), patience(90.0)
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
@@ -157,7 +158,7 @@ class Live:
     # --- HTTP -----------------------------------------------------------------------------------------------------
 
     def ask(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None,
-            key: str | None = "", timeout_s: float = 90.0) -> Answer:  # fmt: skip
+            key: str | None = "", timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:  # fmt: skip
         """One request on a connection of its own. A body that is not bytes goes as JSON; key None sends none."""
         fields = dict(headers or {})
         if key is not None:

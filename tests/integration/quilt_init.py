@@ -17,6 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.slowness import patience
+
+PATIENCE_S = patience(20.0)
+
 SOURCES = sorted((Path(__file__).parents[2] / "runtime" / "guest" / "init").glob("*.c"))
 
 LOADER = """
@@ -59,7 +63,7 @@ def under(filters: tuple[str, ...], source: str, *arguments: str) -> subprocess.
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def wait_for(what: str, look: Callable[[], Any], timeout_s: float = 20) -> Any:
+def wait_for(what: str, look: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
     """The first true value of `look`. Fails the test with `what` when it does not come."""
     deadline = time.monotonic() + timeout_s
     while not (value := look()):

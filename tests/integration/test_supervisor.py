@@ -26,6 +26,7 @@ import pytest
 from quilt_fn.settings import Settings
 from runtime.doctor import node_user
 from runtime.supervisor import processes
+from tests.slowness import patience
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the supervisor takes root"),
@@ -33,7 +34,7 @@ pytestmark = [
 ]
 
 SCRIPT = Path(__file__).with_name("supervised.py")
-PATIENCE_S = 30.0
+PATIENCE_S = patience(30.0)
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
