@@ -55,12 +55,15 @@ class Containers:
 
     @both
     async def create_many(self, specs: Sequence[Mapping[str, Any]]) -> OperationRecord:
-        """As many at once; the operation at its end, whose `items` say what became of each."""
+        """As many at once; the operation at its end, however that was: `items` say what became of each. It has
+        succeeded where at least one was created.
+        """
         answer = await self._client._json(
             "POST", "/api/containers/batch", {"items": [dict(spec) for spec in specs]},
             headers={"Idempotency-Key": secrets.token_hex(16)},
         )  # fmt: skip
-        return await ended(self._client, answer["operation_id"], OPERATION_TIMEOUT_S + 2 * len(specs))
+        timeout_s = OPERATION_TIMEOUT_S + 2 * len(specs)
+        return await self._client.operations.wait.aio(answer["operation_id"], timeout_s)
 
     @both
     async def get(self, name: str) -> Container:
