@@ -112,9 +112,7 @@ INSTANCE: Mapping[InstanceState, frozenset[InstanceState]] = {
 }
 
 INVOCATION: Mapping[InvocationStatus, frozenset[InvocationStatus]] = {
-    InvocationStatus.QUEUED: frozenset(
-        {InvocationStatus.RUNNING, InvocationStatus.FAILED, InvocationStatus.TIMEOUT}
-    ),
+    InvocationStatus.QUEUED: frozenset({InvocationStatus.RUNNING, InvocationStatus.FAILED, InvocationStatus.TIMEOUT}),
     InvocationStatus.RUNNING: frozenset(
         {
             InvocationStatus.SUCCESS,
