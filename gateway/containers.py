@@ -179,17 +179,22 @@ async def batch(ask: Ask) -> web.StreamResponse:
     tenant_id, containers = ask.tenant_id, ask.platform.containers
 
     async def carry_out(report: Report) -> dict[str, Any]:
-        made = 0
+        failed: list[QuiltError] = []
         for index, spec in enumerate(wanted.items):
             report(100.0 * index / len(wanted.items), f"creating {spec.name}")
             try:
                 record = await containers.create(tenant_id, spec)
             except QuiltError as error:
+                failed.append(error)
                 report.item(index, status="failed", error=error.message, error_code=error.error_code)
             else:
-                made += 1
                 report.item(index, status="succeeded", container_id=record.container_id)
-        return {"created": made, "failed": len(wanted.items) - made}
+        if len(failed) == len(wanted.items):
+            text = f"none of the {len(failed)} containers was created; the first: {failed[0].message}"
+            raise type(failed[0])(text, details=failed[0].details, hint=failed[0].hint)
+        if failed:
+            report.warn(f"{len(failed)} of {len(wanted.items)} containers were not created: `items` say why")
+        return {"created": len(wanted.items) - len(failed), "failed": len(failed)}
 
     items = [{"name": spec.name, "status": "accepted"} for spec in wanted.items]
     return accepted(
@@ -292,6 +297,8 @@ CONCERN = Concern(
         "A container stays alive when its command has ended: the exit code is recorded, and commands go on to work.",
         "Its `working_directory` is made at a start where it is not there. A create is refused where it can't be made.",
         "Its writable layer outlives stop and start, and a restart of the platform.",
+        "A batch succeeds where at least one of its containers was created: `result` counts both kinds, and `items` "
+        "say why. It fails, with the first one's reason, where none was; what was created stays in any case.",
         "The host name follows a new name at the next start.",
         FULL,
     ),

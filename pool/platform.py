@@ -1,6 +1,7 @@
-"""`pool.api.Platform`: puts the pool's parts together and turns each verb into calls to them.
+"""`pool.api.Platform`: puts the pool's parts together, starts them and ends them.
 
-Not here: HTTP, and any work of its own. The runtime is the caller's: `close` ends instances, but not the runtime.
+Not here: HTTP, any work of its own, and the verbs of functions (`pool.function_verbs`). The runtime is the
+caller's: `close` ends instances, but not the runtime.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import builtins
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -19,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from pool import api, tasks
 from pool.announcer import Announcer, operation_update
-from pool.api import Caller, Served, Target
+from pool.api import Caller
 from pool.api_keys import DEFAULT_TENANT, ApiKeys
 from pool.clock import Clock, iso
 from pool.commands import Commands
@@ -30,7 +31,7 @@ from pool.deploy import Deployer
 from pool.disk import DiskFloor
 from pool.events import Events
 from pool.executor import RuntimeExecutor
-from pool.functions import ASKED_PAUSED, FunctionEntry, checked_spec, function_record
+from pool.function_verbs import FunctionVerbs
 from pool.images import ImageService
 from pool.invoking import Invoker
 from pool.leases import Lease
@@ -48,27 +49,17 @@ from pool.redis_link import Client, RedisLink, connect
 from pool.registry import Registry
 from pool.replays import Replays
 from pool.sealing import Sealer
-from pool.shapes import pool_record
 from pool.stats import NodeStats
 from pool.stored_specs import StoredSpecs
 from pool.terminals import Terminals
 from pool.volumes.registry import VolumeRegistry
 from pool.volumes.service import Volumes
 from quilt_fn.errors import (
-    BundleNotFound,
-    FunctionBroken,
-    FunctionNotDeployed,
-    FunctionNotFound,
-    FunctionPaused,
-    InvalidValue,
     RegistryUnavailable,
     Unavailable,
 )
-from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
-from quilt_fn.model.invocation import InvocationRecord
 from quilt_fn.settings import Settings
-from quilt_fn.states import FunctionState, InvocationStatus
-from runtime.api import Call, FunctionRuntime, Progress
+from runtime.api import FunctionRuntime
 from runtime.doctor.redis_durability import judge
 
 log = logging.getLogger(__name__)
@@ -77,7 +68,7 @@ REDIS_START_WAIT_S = 30.0
 FLUSH_WAIT_S = 5.0
 
 
-class Platform:
+class Platform(FunctionVerbs):
     """`redis` and `clock` stand in for the real ones in tests."""
 
     def __init__(
@@ -92,6 +83,7 @@ class Platform:
         bootstrap_key: str | None = None,
     ) -> None:
         self._settings = settings
+        self._base_url = settings.base_url
         self._node_id = node_id
         self._runtime = runtime
         self._bootstrap_key = os.environ.get("QUILT_BOOTSTRAP_KEY", "") if bootstrap_key is None else bootstrap_key
@@ -238,178 +230,7 @@ class Platform:
     async def delete_key(self, tenant_id: str, key_id: str) -> None:
         await self._keys.delete(tenant_id, key_id)
 
-    # functions
-
-    async def create(self, tenant_id: str, body: FunctionCreate) -> FunctionRecord:
-        fields = body.model_dump()
-        name = fields.pop("name")
-        checked_spec(fields)
-        spec = checked_spec(await self._with_bundle(tenant_id, fields))
-        with self.volumes.attaching(tenant_id, spec.volumes):
-            return self._record(await self._registry.create(tenant_id, name, spec))
-
-    async def update(self, tenant_id: str, function_id: str, body: FunctionUpdate) -> FunctionRecord:
-        """A new version; where the function has been deployed, its build begins at once."""
-        entry = self._registry.get(tenant_id, function_id)
-        given = body.model_dump(exclude_unset=True)
-        fields = entry.newest_version.spec.model_dump() | given
-        if "source" in given and given["source"] is not None:
-            fields["bundle_id"] = given.get("bundle_id")
-        checked_spec(fields)
-        spec = checked_spec(await self._with_bundle(tenant_id, fields))
-        with self.volumes.attaching(tenant_id, spec.volumes):
-            version = await self._registry.add_version(entry, spec)
-        if (given.keys() & {"min_instances", "max_instances"}) and entry.target_min is not None:
-            await self._registry.set_target(entry, None, None)
-        if entry.current and entry.asked != ASKED_PAUSED:
-            await self._deployer.begin(entry, version)
-        return self._record(entry)
-
-    async def _with_bundle(self, tenant_id: str, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields with `bundle_id` instead of `source`, and the bundle there."""
-        source, bundle_id = fields.get("source"), fields.get("bundle_id")
-        if source is not None:
-            if bundle_id is not None:
-                raise InvalidValue("give `bundle_id` or `source`, not both")
-            module = fields["handler"].rpartition(":" if ":" in fields["handler"] else ".")[0]
-            bundle_id = await self._runtime.put_source(tenant_id, module.replace(".", "/") + ".py", source)
-        elif bundle_id is None:
-            raise InvalidValue("a function needs its code: `bundle_id` (from POST /api/bundles) or `source`")
-        elif not await self._runtime.has_bundle(tenant_id, bundle_id):
-            raise BundleNotFound(f"no bundle {bundle_id}", hint="Upload it first: POST /api/bundles.")
-        return fields | {"source": None, "bundle_id": bundle_id}
-
-    async def list(
-        self, tenant_id: str, limit: int, cursor: str | None
-    ) -> tuple[builtins.list[FunctionRecord], str | None]:
-        entries, after = self._registry.list(tenant_id, limit, cursor)
-        return [self._record(entry) for entry in entries], after
-
-    async def get(self, tenant_id: str, function_id: str) -> FunctionRecord:
-        return self._record(self._registry.get(tenant_id, function_id))
-
-    async def by_name(self, tenant_id: str, name: str) -> FunctionRecord:
-        return self._record(self._registry.by_name(tenant_id, name))
-
-    async def delete(self, tenant_id: str, function_id: str) -> None:
-        await self._deployer.delete(self._registry.get(tenant_id, function_id))
-
-    async def deploy(
-        self, tenant_id: str, function_id: str, progress: Callable[[Progress], None] | None = None
-    ) -> FunctionRecord:
-        entry = self._registry.get(tenant_id, function_id)
-        await self._deployer.deploy(entry, progress)
-        return self._record(entry)
-
-    async def pause(self, tenant_id: str, function_id: str) -> FunctionRecord:
-        entry = self._registry.get(tenant_id, function_id)
-        await self._deployer.pause(entry)
-        return self._record(entry)
-
-    async def resume(self, tenant_id: str, function_id: str) -> FunctionRecord:
-        entry = self._registry.get(tenant_id, function_id)
-        await self._deployer.resume(entry)
-        return self._record(entry)
-
-    async def drop_template(self, tenant_id: str, function_id: str, *, snapshot: bool = False) -> bool:
-        entry = self._registry.get(tenant_id, function_id)
-        return await self._runtime.drop_template(entry.version_spec(entry.shown_version), snapshot=snapshot)
-
-    def _record(self, entry: FunctionEntry) -> FunctionRecord:
-        spec = entry.version_spec(entry.shown_version)
-        last = entry.stats.last_invoked_at or entry.stored_last_invoked_at
-        return function_record(
-            entry,
-            self._settings.base_url,
-            self._node_id,
-            self._runtime.ways(spec),
-            self._runtime.unavailable(spec),
-            iso(last) if last is not None else None,
-        )
-
-    def _functions_with_volume(self, tenant_id: str, volume: str) -> builtins.list[str]:
-        return [
-            f"function:{entry.name}" for entry in self._registry.all()
-            if entry.tenant_id == tenant_id and volume in entry.volumes()
-        ]  # fmt: skip
-
-    # invocations
-
-    def resolve(self, tenant_id: str | None, name: str) -> Target | None:
-        if tenant_id is None:
-            entry = self._registry.find_public(name, DEFAULT_TENANT)
-        else:
-            entry = self._registry.find_name(tenant_id, name)
-        return None if entry is None else entry.target or _refuse(entry)
-
-    def resolve_id(self, tenant_id: str, function_id: str) -> Target | None:
-        entry = self._registry.find(tenant_id, function_id)
-        return None if entry is None else entry.target or _refuse(entry)
-
-    def invoke(self, target: Target, call: Call) -> Coroutine[Any, Any, Served]:
-        """See pool.api. A Target of a version that has been replaced since goes to the one that serves now."""
-        pool = target.pool
-        if pool.draining or pool.ended is not None:
-            now = self.resolve_id(target.tenant_id, target.function_id)
-            if now is None:
-                raise FunctionNotFound(f"function {target.function_name} has been deleted")
-            target = now
-        return self._invoker.invoke(target, call)
-
-    async def invocations(
-        self, tenant_id: str, function_id: str, status: str | None, limit: int, cursor: str | None
-    ) -> tuple[builtins.list[InvocationRecord], str | None]:
-        self._registry.get(tenant_id, function_id)
-        if status is not None and status not in builtins.list(InvocationStatus):
-            raise InvalidValue(f"status must be one of {', '.join(InvocationStatus)}, not {status!r}")
-        found, after = await self._records.list(function_id, status, limit, cursor)
-        return [InvocationRecord.model_validate(record) for record in found], after
-
-    async def invocation(self, tenant_id: str, function_id: str, invocation_id: str) -> InvocationRecord:
-        self._registry.get(tenant_id, function_id)
-        return InvocationRecord.model_validate(await self._records.get(function_id, invocation_id))
-
-    def logs(
-        self, tenant_id: str, function_id: str, *, follow: bool, invocation_id: str | None, limit: int
-    ) -> AsyncIterator[dict[str, Any]]:
-        self._registry.get(tenant_id, function_id)
-        return self._lines(function_id, follow, invocation_id, limit)
-
-    async def _lines(
-        self, function_id: str, follow: bool, invocation_id: str | None, limit: int
-    ) -> AsyncIterator[dict[str, Any]]:
-        await self._records.flush()
-        async for line in self._logs.lines(function_id, follow=follow, invocation_id=invocation_id, limit=limit):
-            yield line
-
-    # pools
-
-    async def pool(self, tenant_id: str, function_id: str) -> PoolRecord:
-        entry = self._registry.get(tenant_id, function_id)
-        return pool_record(function_id, self._pools.of(function_id) if entry else [])
-
-    async def pool_stats(self, tenant_id: str) -> builtins.list[PoolRecord]:
-        return [
-            pool_record(entry.function_id, self._pools.of(entry.function_id))
-            for entry in self._registry.all()
-            if entry.tenant_id == tenant_id and entry.state is not FunctionState.DELETING
-        ]
-
-    async def set_pool_target(
-        self, tenant_id: str, function_id: str, min_instances: int, max_instances: int
-    ) -> PoolRecord:
-        entry = self._registry.get(tenant_id, function_id)
-        await self._registry.set_target(entry, min_instances, max_instances)
-        self._pools.refresh(entry)
-        return pool_record(function_id, self._pools.of(function_id))
-
-    # bundles, system
-
-    async def put_bundle(self, tenant_id: str, body: AsyncIterator[bytes]) -> tuple[str, int, bool]:
-        return await self._runtime.put_bundle(tenant_id, body)
-
-    async def put_source(self, tenant_id: str, filename: str, text: str) -> str:
-        return await self._runtime.put_source(tenant_id, filename, text)
+    # system
 
     async def system(self) -> dict[str, Any]:
         full = self.disk.reason()
@@ -428,19 +249,6 @@ class Platform:
 
 def _text(raw: str | bytes) -> str:
     return raw.decode() if isinstance(raw, bytes) else raw
-
-
-def _refuse(entry: FunctionEntry) -> Target | None:
-    """None where the function is as good as gone; raises what its state answers an invocation with."""
-    name, state = entry.name, entry.state
-    details = {"state": state, "function_id": entry.function_id}
-    if state is FunctionState.DELETING:
-        return None
-    if entry.asked == ASKED_PAUSED:
-        raise FunctionPaused(f"function {name!r} is paused", details=details, hint="Resume it.")
-    if state is FunctionState.ERROR:
-        raise FunctionBroken(f"function {name!r} could not be deployed: {entry.newest_version.error}", details=details)
-    raise FunctionNotDeployed(f"function {name!r} has not been deployed", details=details, hint="Deploy it first.")
 
 
 def _owned(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

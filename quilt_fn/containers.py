@@ -23,7 +23,8 @@ from quilt_fn.twins import both, both_items
 if TYPE_CHECKING:
     from typing import Self
 
-    from quilt_fn.client import Client, Page
+    from quilt_fn.client import Client
+    from quilt_fn.connection import Page
     from quilt_fn.container_files import ContainerFiles
     from quilt_fn.model.container import ContainerRecord, ExecResult, Readiness
     from quilt_fn.model.operation import OperationRecord
@@ -55,12 +56,15 @@ class Containers:
 
     @both
     async def create_many(self, specs: Sequence[Mapping[str, Any]]) -> OperationRecord:
-        """As many at once; the operation at its end, whose `items` say what became of each."""
+        """As many at once; the operation at its end, however that was: `items` say what became of each. It has
+        succeeded where at least one was created.
+        """
         answer = await self._client._json(
             "POST", "/api/containers/batch", {"items": [dict(spec) for spec in specs]},
             headers={"Idempotency-Key": secrets.token_hex(16)},
         )  # fmt: skip
-        return await ended(self._client, answer["operation_id"], OPERATION_TIMEOUT_S + 2 * len(specs))
+        timeout_s = OPERATION_TIMEOUT_S + 2 * len(specs)
+        return await self._client.operations.wait.aio(answer["operation_id"], timeout_s)
 
     @both
     async def get(self, name: str) -> Container:
@@ -73,7 +77,7 @@ class Containers:
         self, limit: int = 100, cursor: str | None = None, *, state: str | None = None, label: str | None = None
     ) -> Page:
         """Records, newest first. `label`: `key` or `key=value`."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.container import ContainerRecord
 
         asked = {"limit": limit, "cursor": cursor, "state": state, "label": label}
@@ -294,7 +298,7 @@ class Container:
     @both_items
     async def logs(self, *, follow: bool = False, limit: int | None = None) -> AsyncGenerator[dict[str, Any], None]:
         """Lines {t, stream, text} of its own command. `follow`: until it has ended and does not come back by itself."""
-        from quilt_fn.client import _query
+        from quilt_fn.connection import _query
 
         query = _query(follow="true" if follow else None, limit=limit)
         async for line in self._client._lines("GET", _at(self.id, "logs"), query=query, quiet_timeout_s=None):

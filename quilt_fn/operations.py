@@ -17,13 +17,16 @@ from quilt_fn.states import OPERATION_ENDS
 from quilt_fn.twins import both
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client, Page
+    from quilt_fn.client import Client
+    from quilt_fn.connection import Page
     from quilt_fn.model.operation import OperationRecord
 
 POLL_S = 20.0
 CANCEL_TIMEOUT_S = 30.0
 QUIET_S = 45.0
 """Three heartbeats that did not come: the stream is taken as broken."""
+AWAY_MAX_S = 120.0
+"""How long a platform that does not answer is asked again for an operation's end."""
 RECONNECT_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -50,7 +53,7 @@ class Operations:
     @both
     async def list(self, *, status: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
         """Newest first."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.operation import OperationRecord
 
         return await paged(
@@ -60,13 +63,24 @@ class Operations:
     @both
     async def wait(self, operation_id: str, timeout_s: float | None = None) -> OperationRecord:
         """The operation when it has ended, however that was. Raises OperationNotFound, and Unavailable where it has not
-        ended within `timeout_s`. A node that restarts meanwhile is waited for.
+        ended within `timeout_s`, or nobody answers for two minutes. A node that restarts meanwhile is waited for: its
+        operations are durable, and end as NODE_RESTARTED or go on.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s if timeout_s is not None else None
+        answered = loop.time()
+        pauses = iter(RECONNECT_S)
         while True:
             left = POLL_S if end is None else min(POLL_S, max(0.0, end - loop.time()))
-            found = await self._get(operation_id, left)
+            try:
+                found = await self._get(operation_id, left)
+            except errors.Unavailable:
+                over = loop.time() - answered > AWAY_MAX_S or (end is not None and loop.time() >= end)
+                if over:
+                    raise
+                await asyncio.sleep(next(pauses, RECONNECT_S[-1]))
+                continue
+            answered, pauses = loop.time(), iter(RECONNECT_S)
             if found.status in OPERATION_ENDS:
                 return found
             if end is not None and loop.time() >= end:

@@ -321,7 +321,10 @@ def env(name: str, changes: tuple[str, ...], as_json: bool) -> None:
 @click.argument("file", type=click.File("r"))
 @output.json_option
 def batch(file: Any, as_json: bool) -> None:
-    """Create many containers from a JSON file: a list of objects such as {"name": "a", "image": "host"}."""
+    """Create many containers from a JSON file: a list of objects such as {"name": "a", "image": "host"}.
+
+    Exit code 5 where one of them was not created; those that were stay.
+    """
     try:
         specs = json.load(file)
     except ValueError as error:
@@ -331,11 +334,11 @@ def batch(file: Any, as_json: bool) -> None:
     done = output.client().containers.create_many(specs)
     if as_json:
         output.print_json(done)
-        return
-    output.table(
-        ["name", "status", "id", "error"],
-        [(i.get("name"), i.get("status"), i.get("container_id"), i.get("error")) for i in done.items],
-        empty="the file names none",
-    )
-    if any(item.get("status") != "succeeded" for item in done.items):
-        raise click.exceptions.Exit(1)
+    else:
+        output.table(
+            ["name", "status", "id", "error"],
+            [(i.get("name"), i.get("status"), i.get("container_id"), i.get("error")) for i in done.items],
+            empty="the file names none",
+        )
+    if not output.all_went_well(done):
+        raise click.exceptions.Exit(output.FAILED)

@@ -11,8 +11,6 @@ import click
 
 from quilt_fn.cli import output
 
-FAILED = 5
-
 
 @click.group(short_help="List, build and delete images.")
 def images() -> None:
@@ -52,8 +50,8 @@ def build(name: str, detach: bool, as_json: bool) -> None:
         click.echo(f"built {name}", err=True)
     else:
         click.echo(f"{record.status}: {record.error}", err=True)
-    if record.status != "succeeded":
-        raise click.exceptions.Exit(FAILED)
+    if not output.all_went_well(record):
+        raise click.exceptions.Exit(output.FAILED)
 
 
 @images.command("delete", short_help="Delete a built image that no container stands on.")

@@ -15,8 +15,6 @@ from quilt_fn.cli import output
 if TYPE_CHECKING:
     from quilt_fn.model.operation import OperationRecord
 
-FAILED = 5
-
 
 @click.group(short_help="List, show, wait for and cancel operations.")
 def operations() -> None:
@@ -40,7 +38,7 @@ def list_(status: str | None, limit: int, cursor: str | None, as_json: bool) -> 
 
 @operations.command("get", short_help="Show one operation, or wait for its end.")
 @click.argument("operation_id")
-@click.option("--wait", is_flag=True, help="Until it has ended; exit code 5 where it did not succeed.")
+@click.option("--wait", is_flag=True, help="Until it has ended; exit code 5 where it, or an item of it, failed.")
 @click.option("--timeout", "timeout_s", type=float, help="With --wait: seconds at most.")
 @output.json_option
 def get(operation_id: str, wait: bool, timeout_s: float | None, as_json: bool) -> None:
@@ -48,8 +46,8 @@ def get(operation_id: str, wait: bool, timeout_s: float | None, as_json: bool) -
     client = output.client()
     record = client.operations.wait(operation_id, timeout_s) if wait else client.operations.get(operation_id)
     _show(record, as_json)
-    if wait and record.status != "succeeded":
-        raise click.exceptions.Exit(FAILED)
+    if wait and not output.all_went_well(record):
+        raise click.exceptions.Exit(output.FAILED)
 
 
 @operations.command("cancel", short_help="Cancel an operation.")

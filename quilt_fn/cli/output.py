@@ -17,10 +17,14 @@ import click
 from quilt_fn.errors import QuiltError
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client, DeployStep, Page
+    from quilt_fn.client import Client, DeployStep
+    from quilt_fn.connection import Page
+    from quilt_fn.model.operation import OperationRecord
 
 SAID_FROM_S = 1.0
 """Shorter waits for the key's rate are not worth a line."""
+FAILED = 5
+"""The exit code of a command whose work failed."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -99,6 +103,11 @@ def page(
     table(columns, [row(each) for each in found.items], empty)
     if found.next_cursor is not None:
         click.echo(f"there are more: --cursor '{found.next_cursor}' shows them", err=True)
+
+
+def all_went_well(record: OperationRecord) -> bool:
+    """Whether an operation succeeded, and each of its items did."""
+    return record.status == "succeeded" and all(item.get("status") == "succeeded" for item in record.items)
 
 
 def ago(iso: str | None) -> str | None:

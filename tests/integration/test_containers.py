@@ -324,6 +324,13 @@ def test_a_batch(live: Live, machines: Machines) -> None:
     done = live.ok("GET", f"/api/operations/{begun['operation_id']}?wait_s=30")
     assert [item["status"] for item in done["items"]] == ["succeeded", "failed"], done
     machines.made.append(done["items"][0]["container_id"])
+    assert (done["status"], done["result"]) == ("succeeded", {"created": 1, "failed": 1})
+    assert done["warnings"] == ["1 of 2 containers were not created: `items` say why"]
+    begun = live.ok("POST", "/api/containers/batch", {"items": [{"name": n} for n in ("batch-1", "batch-taken")]})
+    done = live.ok("GET", f"/api/operations/{begun['operation_id']}?wait_s=30")
+    assert (done["status"], done["reason_code"], done["result"]) == ("failed", "NAME_TAKEN", None), done
+    assert "none of the 2 containers was created" in done["error"]
+    assert [item["error_code"] for item in done["items"]] == ["NAME_TAKEN"] * 2
 
 
 def test_pages_and_filters(live: Live, machines: Machines) -> None:

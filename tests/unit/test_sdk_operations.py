@@ -100,3 +100,56 @@ async def test_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         assert code == 0 and "function_update function_id=fn_1 state=active" in out
         code, out = await quilt("events", "--after", "9999", "--limit", "1", "--json")
         assert code == 0 and [json.loads(line)["event"] for line in out.splitlines()] == ["ready", "gap"]
+
+
+@pytest.mark.parametrize("how", [OperationStatus.SUCCEEDED, OperationStatus.FAILED])
+async def test_a_node_that_is_away_is_waited_for(how: OperationStatus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quilt_fn.operations.RECONNECT_S", (0.01,))
+    monkeypatch.setattr("quilt_fn.connection.RETRY_PAUSES_S", ())
+    platform = FakePlatform()
+    first = await begun(platform)
+    async with connected(platform) as (client, _):
+        asked = 0
+        ask = client.operations._client._json
+
+        async def away(*arguments: object, **how: object) -> dict[str, object]:
+            nonlocal asked
+            asked += 1
+            if asked < 20:
+                raise Unavailable("no platform answers")
+            return await ask(*arguments, **how)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(client, "_json", away)
+        platform.operations.end(first, how)
+        assert (await client.operations.wait.aio(first)).status is how
+        assert asked == 20
+
+
+async def test_it_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quilt_fn.operations.RECONNECT_S", (0.01,))
+    monkeypatch.setattr("quilt_fn.connection.RETRY_PAUSES_S", ())
+    client = Client("http://127.0.0.1:9", KEY)
+    with pytest.raises(Unavailable, match="no platform answers"):
+        await client.operations.wait.aio("op_1", 0.05)
+    monkeypatch.setattr("quilt_fn.operations.AWAY_MAX_S", 0.05)
+    with pytest.raises(Unavailable, match="no platform answers"):
+        await client.operations.wait.aio("op_1")
+    await client.close.aio()
+
+
+async def test_a_batch_that_failed_in_part_is_no_success_for_a_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    platform = FakePlatform()
+    first = await begun(platform)
+    platform.operations.end(first, OperationStatus.SUCCEEDED)
+    async with serving(platform) as http:
+        monkeypatch.setenv("QUILT_URL", http.url)
+        monkeypatch.setenv("QUILT_API_KEY", KEY)
+        assert await asyncio.to_thread(run, ["operations", "get", first, "--wait"]) == 0
+        platform.operations.records["t1", first].items = [
+            {"name": "a", "status": "succeeded"},
+            {"name": "b", "status": "failed"},
+        ]
+        assert await asyncio.to_thread(run, ["operations", "get", first, "--wait", "--json"]) == 5
+        assert '"status": "failed"' in capsys.readouterr().out

@@ -112,7 +112,7 @@ int run_container(int argc, char **argv) {
         return fail("dropping capabilities");
     if (seccomp_load(FILTER_TEMPLATE) < 0)
         return fail("seccomp filter");
-    int listener = status_listen();
+    int listener = init_listen();
     if (listener < 0)
         return fail("status socket");
     if (burn_pids() < 0)

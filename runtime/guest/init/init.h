@@ -31,8 +31,9 @@ int caps_keep_only(uint64_t keep);
 void reap_children(void);
 size_t reap_report(char *text, size_t size);
 
-/* status.c: the socket on which someone from outside of the pid namespace asks for the ring. */
-int status_listen(void);
+/* status.c: the socket on which someone from outside of the pid namespace speaks to init, -1 where there is none; and
+ * the answer with the ring to all who are connected. */
+int init_listen(void);
 void status_answer(int listener);
 
 /* container.c, instance.c: do not return but for errors, which they report themselves. */

@@ -2,7 +2,7 @@
  *
  * The kernel shows a peer from outside of the pid namespace with pid 0; processes of the container have a pid here and
  * are hung up on. Nobody is waited for: a peer that does not read is told later, and only as much as it has asked. */
-#define _GNU_SOURCE
+#include "init.h"
 #include "serve.h"
 
 #include <errno.h>
@@ -10,27 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 static int peers[PEERS];
 static bool blocked[PEERS];
 
 int peers_listen(void) {
-    static const char name[] = "\0quilt-init";
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    memcpy(address.sun_path, name, sizeof name - 1);
-    socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sizeof name - 1);
     for (int i = 0; i < PEERS; i++)
         peers[i] = -1;
-    int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (listener < 0)
-        return -1;
-    if (bind(listener, (struct sockaddr *)&address, length) < 0 || listen(listener, 64) < 0) {
-        close(listener);
-        return -1;
-    }
-    return listener;
+    return init_listen();
 }
 
 static bool from_outside(int fd) {

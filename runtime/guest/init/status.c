@@ -1,5 +1,6 @@
-/* The abstract socket "\0quilt-init": whoever asks from outside of the pid namespace gets the ring of exits.
- * The kernel shows such a peer with pid 0; processes of the container have a pid here and get nothing. */
+/* The abstract socket "\0quilt-init", for both kinds of init; and what that of a template does with it: whoever asks
+ * from outside of the pid namespace gets the ring of exits. The kernel shows such a peer with pid 0; processes of the
+ * container have a pid here and get nothing. */
 #include "init.h"
 
 #include <stddef.h>
@@ -8,7 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-int status_listen(void) {
+int init_listen(void) {
     static const char name[] = "\0quilt-init";
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path, name, sizeof name - 1);
