@@ -34,8 +34,8 @@ STATES = """\
 Each machine has one table. The Python check and the states that a compare-and-set in Redis allows come from the same
 table; a move that it does not have raises `IllegalTransition` (a bug of ours, never an answer to a request).
 
-The tables of versions, instances, containers and operations drive the code today. An invocation's final states are what
-its record says; the table of snapshots is the contract of an API that is still to come.
+Each table is asked where the code moves a state. An invocation is recorded once, when it has ended: what its table lets
+it end as is checked there, from `queued` where it never came to an instance, else from `running`.
 
 """
 DERIVED = """\

@@ -21,10 +21,10 @@ from pool.slots import Slot
 from pool.stats import NodeStats
 from pool.waiting import Turn, Waiter
 from quilt_fn.errors import FunctionFailed, InvocationTimeout, QuiltError
-from quilt_fn.states import InvocationStatus, StartKind
+from quilt_fn.states import INVOCATION, InvocationStatus, StartKind, check
 from runtime.api import Call, Failure, Outcome
 
-_SUCCESS, _FAILED = InvocationStatus.SUCCESS, InvocationStatus.FAILED
+_RUNNING, _SUCCESS, _FAILED = InvocationStatus.RUNNING, InvocationStatus.SUCCESS, InvocationStatus.FAILED
 _TIMEOUT, _CANCELLED = InvocationStatus.TIMEOUT, InvocationStatus.CANCELLED
 _WARM = StartKind.WARM
 
@@ -118,6 +118,7 @@ class Invoker:
             result = body if len(body) <= INLINE_BYTES and kind in ("json", "text") else None
         else:
             status = _status(failure, outcome.timed_out)
+            check(INVOCATION, _RUNNING, status)
             result, kind = None, "json"
         stats = self._stats
         stats.run.observe(run_s)
@@ -145,6 +146,7 @@ class Invoker:
     def _record_unserved(self, pool: VersionPool, call: Call, began: float, error: QuiltError) -> None:
         """A call that never came to an instance: over time in the queue, no instance starts, or its pool ended."""
         status = _TIMEOUT if isinstance(error, InvocationTimeout) else _FAILED
+        check(INVOCATION, InvocationStatus.QUEUED, status)
         ended_at = self._wall()
         pool.stats.invocations[status] += 1
         pool.stats.last_invoked_at = ended_at

@@ -45,7 +45,7 @@ class ContainerFiles:
 
         Raises ContainerNotRunning, and what the unpacking failed with, of which nothing was unpacked then.
         """
-        from quilt_fn.client import _query
+        from quilt_fn.connection import _query
         from quilt_fn.containers import ended
 
         query = _query(path=path, strip_components=strip_components or None)
@@ -56,7 +56,7 @@ class ContainerFiles:
     @both_items
     async def pack(self, path: str = "/", *, zipped: bool = False) -> AsyncGenerator[bytes, None]:
         """A folder's contents, or a file, as a tar (tar.gz), piece by piece. Raises FileNotThere."""
-        from quilt_fn.client import _query
+        from quilt_fn.connection import _query
 
         query = _query(path=path, format="tar.gz" if zipped else None)
         async for piece in received(self._container._client, self._archive, query):

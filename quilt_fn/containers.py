@@ -23,7 +23,8 @@ from quilt_fn.twins import both, both_items
 if TYPE_CHECKING:
     from typing import Self
 
-    from quilt_fn.client import Client, Page
+    from quilt_fn.client import Client
+    from quilt_fn.connection import Page
     from quilt_fn.container_files import ContainerFiles
     from quilt_fn.model.container import ContainerRecord, ExecResult, Readiness
     from quilt_fn.model.operation import OperationRecord
@@ -76,7 +77,7 @@ class Containers:
         self, limit: int = 100, cursor: str | None = None, *, state: str | None = None, label: str | None = None
     ) -> Page:
         """Records, newest first. `label`: `key` or `key=value`."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.container import ContainerRecord
 
         asked = {"limit": limit, "cursor": cursor, "state": state, "label": label}
@@ -297,7 +298,7 @@ class Container:
     @both_items
     async def logs(self, *, follow: bool = False, limit: int | None = None) -> AsyncGenerator[dict[str, Any], None]:
         """Lines {t, stream, text} of its own command. `follow`: until it has ended and does not come back by itself."""
-        from quilt_fn.client import _query
+        from quilt_fn.connection import _query
 
         query = _query(follow="true" if follow else None, limit=limit)
         async for line in self._client._lines("GET", _at(self.id, "logs"), query=query, quiet_timeout_s=None):

@@ -12,7 +12,8 @@ from urllib.parse import quote
 from quilt_fn.twins import both
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client, Page
+    from quilt_fn.client import Client
+    from quilt_fn.connection import Page
 
 
 class Images:
@@ -24,7 +25,7 @@ class Images:
     @both
     async def list(self, limit: int = 100, cursor: str | None = None) -> Page:
         """Records, by name."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.image import ImageRecord
 
         return await paged(self._client, "/api/images", "images", ImageRecord, limit=limit, cursor=cursor)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from quilt_fn.twins import both
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client, Page
+    from quilt_fn.client import Client
+    from quilt_fn.connection import Page
     from quilt_fn.model.network import Diagnostics, NetworkRecord, ServiceRecord
 
 
@@ -50,7 +51,7 @@ class Network:
     @both
     async def allocations(self, limit: int = 100, cursor: str | None = None) -> Page:
         """The addresses that are containers' own, running or not, the newest container's first."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.network import AllocationRecord
 
         path = "/api/network/allocations"
@@ -59,7 +60,7 @@ class Network:
     @both
     async def names(self, limit: int = 100, cursor: str | None = None) -> Page:
         """The names that the tenant's containers find, the newest container's first."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.network import NameRecord
 
         return await paged(self._client, "/api/dns/entries", "entries", NameRecord, limit=limit, cursor=cursor)
@@ -86,7 +87,7 @@ class Services:
     @both
     async def list(self, container: str, limit: int = 100, cursor: str | None = None) -> Page:
         """Records, newest first, without their tokens."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.network import ServiceRecord
 
         path = await _path(self._client, container, "services")

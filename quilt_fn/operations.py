@@ -17,7 +17,8 @@ from quilt_fn.states import OPERATION_ENDS
 from quilt_fn.twins import both
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client, Page
+    from quilt_fn.client import Client
+    from quilt_fn.connection import Page
     from quilt_fn.model.operation import OperationRecord
 
 POLL_S = 20.0
@@ -52,7 +53,7 @@ class Operations:
     @both
     async def list(self, *, status: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
         """Newest first."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.operation import OperationRecord
 
         return await paged(

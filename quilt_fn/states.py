@@ -58,13 +58,6 @@ class InvocationStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-class SnapshotState(StrEnum):
-    CREATING = "creating"
-    READY = "ready"
-    ERROR = "error"
-    DELETING = "deleting"
-
-
 class VolumeState(StrEnum):
     CREATING = "creating"
     READY = "ready"
@@ -119,29 +112,19 @@ INSTANCE: Mapping[InstanceState, frozenset[InstanceState]] = {
 }
 
 INVOCATION: Mapping[InvocationStatus, frozenset[InvocationStatus]] = {
-    InvocationStatus.QUEUED: frozenset(
-        {InvocationStatus.RUNNING, InvocationStatus.CANCELLED, InvocationStatus.TIMEOUT}
-    ),
+    InvocationStatus.QUEUED: frozenset({InvocationStatus.RUNNING, InvocationStatus.FAILED, InvocationStatus.TIMEOUT}),
     InvocationStatus.RUNNING: frozenset(
         {
             InvocationStatus.SUCCESS,
             InvocationStatus.FAILED,
             InvocationStatus.TIMEOUT,
             InvocationStatus.CANCELLED,
-            InvocationStatus.QUEUED,
         }
     ),
     InvocationStatus.SUCCESS: frozenset(),
     InvocationStatus.FAILED: frozenset(),
     InvocationStatus.TIMEOUT: frozenset(),
     InvocationStatus.CANCELLED: frozenset(),
-}
-
-SNAPSHOT: Mapping[SnapshotState, frozenset[SnapshotState]] = {
-    SnapshotState.CREATING: frozenset({SnapshotState.READY, SnapshotState.ERROR}),
-    SnapshotState.READY: frozenset({SnapshotState.DELETING}),
-    SnapshotState.ERROR: frozenset({SnapshotState.DELETING}),
-    SnapshotState.DELETING: frozenset(),
 }
 
 VOLUME: Mapping[VolumeState, frozenset[VolumeState]] = {

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from quilt_fn.client import Client, Page
+    from quilt_fn.client import Client
+    from quilt_fn.connection import Page
     from quilt_fn.model.terminal import TerminalRecord
 
 SESSIONS = "/api/terminal/sessions"
@@ -39,7 +40,7 @@ class Terminals:
     @both
     async def list(self, limit: int = 100, cursor: str | None = None) -> Page:
         """Records, newest first; those that have ended for another minute."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.terminal import TerminalRecord
 
         return await paged(self._client, SESSIONS, "sessions", TerminalRecord, limit=limit, cursor=cursor)

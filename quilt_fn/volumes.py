@@ -13,7 +13,8 @@ from urllib.parse import quote
 from quilt_fn.twins import both, both_items
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client, Page
+    from quilt_fn.client import Client
+    from quilt_fn.connection import Page
     from quilt_fn.model.volume import Entry, VolumeInspection, VolumeRecord
 
 PIECE = 1 << 20
@@ -49,7 +50,7 @@ class Volumes:
     @both
     async def list(self, limit: int = 100, cursor: str | None = None, label: str | None = None) -> Page:
         """Records, newest first. `label`: `key` or `key=value`."""
-        from quilt_fn.client import paged
+        from quilt_fn.connection import paged
         from quilt_fn.model.volume import VolumeRecord
 
         asked = {"limit": limit, "cursor": cursor, "label": label}
@@ -105,7 +106,7 @@ class Volume:
     @both
     async def unpack(self, archive: Content, path: str = "", *, strip_components: int = 0) -> dict[str, Any]:
         """Unpack a tar or tar.gz below the folder `path`: {path, entries, bytes}."""
-        from quilt_fn.client import _query
+        from quilt_fn.connection import _query
 
         query = _query(path=path or None, strip_components=strip_components or None)
         return await sent(self._client, "POST", _at(self.name, "archive"), archive, query)
@@ -113,7 +114,7 @@ class Volume:
     @both_items
     async def pack(self, path: str = "", *, zipped: bool = False) -> AsyncGenerator[bytes, None]:
         """A folder's contents, or a file, as a tar (tar.gz), piece by piece."""
-        from quilt_fn.client import _query
+        from quilt_fn.connection import _query
 
         query = _query(path=path or None, format="tar.gz" if zipped else None)
         async for piece in received(self._client, _at(self.name, "archive"), query):
@@ -141,7 +142,7 @@ class Files:
     @both
     async def write(self, path: str, content: Content | str, *, mode: str | None = None) -> int:
         """Replace the file in one step; its size. Text goes as UTF-8. Raises VolumeFull."""
-        from quilt_fn.client import _query
+        from quilt_fn.connection import _query
 
         data = content.encode() if isinstance(content, str) else content
         answer = await sent(self._client, "PUT", self._at(path), data, _query(mode=mode))
@@ -150,7 +151,7 @@ class Files:
     @both_items
     async def list(self, path: str = "") -> AsyncGenerator[Entry, None]:
         """What is in a folder, ordered by name."""
-        from quilt_fn.client import _query
+        from quilt_fn.connection import _query
         from quilt_fn.model.volume import Listing
 
         cursor = None

@@ -17,7 +17,8 @@ import click
 from quilt_fn.errors import QuiltError
 
 if TYPE_CHECKING:
-    from quilt_fn.client import Client, DeployStep, Page
+    from quilt_fn.client import Client, DeployStep
+    from quilt_fn.connection import Page
     from quilt_fn.model.operation import OperationRecord
 
 SAID_FROM_S = 1.0

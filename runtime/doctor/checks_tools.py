@@ -43,6 +43,17 @@ def criu(machine: Machine, settings: Settings) -> Finding:
     )
 
 
+def waiting_criu(machine: Machine, settings: Settings) -> Finding:
+    there = machine.exists(str(places.WAITING))
+    return Finding(
+        "waiting criu",
+        there,
+        str(places.WAITING) if there else f"missing: {places.WAITING.name}",
+        "each restore starts a CRIU of its own, which takes several milliseconds",
+        SETUP,
+    )
+
+
 def last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "nothing"

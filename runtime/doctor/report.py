@@ -27,6 +27,7 @@ CHECKS: Sequence[Callable[[Machine, Settings], Finding]] = (
     checks_kernel.disk,
     checks_kernel.seccomp,
     checks_tools.criu,
+    checks_tools.waiting_criu,
     checks_kernel.userfaultfd,
     checks_tools.redis,
     checks_tools.python,

@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from runtime.spawner import checkpoint, kernel, machines, operations
+from runtime.spawner import checkpoint, kernel, machines, sweeping
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.facts import facts
 from runtime.spawner.names import Config
@@ -39,8 +39,8 @@ def main() -> int:
     if missing:
         print(f"quilt spawner: cgroup controllers missing: {', '.join(missing)}; see `quilt doctor`", file=sys.stderr)
         return 1
-    operations.sweep(config, groups, operations.kits_there(config))
-    operations.collect(config)
+    sweeping.sweep(config, groups, sweeping.kits_there(config))
+    sweeping.collect(config)
     networks = Networks(config)
     networks.prepare(machines.alive(config), {ctr for ctr, _ in machines.there(config)})
     reasons = (networks.reason, networks.containers.reason, networks.containers.egress_reason, groups.swap_unlimited())
@@ -58,7 +58,7 @@ def main() -> int:
         Server(config, groups, networks, waiting).run(listener)
     finally:
         waiting.stop()
-        operations.end_all(config, groups)
+        sweeping.end_all(config, groups)
         if not networks.reason:
             networks.teardown()
         if not networks.containers.reason:

@@ -18,7 +18,6 @@ import ipaddress
 import json
 import os
 import socket
-import subprocess
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,9 +101,8 @@ class Attachments:
             surroundings.nft(self._rules(admitted))
             for tenant in admitted:
                 (self.admitted / tenant).touch()
-        except (OSError, subprocess.CalledProcessError, RuntimeError) as error:
-            text = getattr(error, "stderr", b"") or b""
-            self.reason = f"no containers' network: {error} {text.decode(errors='replace').strip()}".strip()
+        except (OSError, RuntimeError) as error:
+            self.reason = f"no containers' network: {error}"
 
     def _take_place(self) -> None:
         """The bridge of our last spawner, else the place that was had before, else the first that is free."""

@@ -11,11 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.spawner import kernel, waiting_criu
+from runtime.spawner import kernel, programs, waiting_criu
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.context import in_child
 from runtime.spawner.names import Config
@@ -108,13 +107,10 @@ def _run(config: Config, verb: str, arguments: list[str]) -> tuple[int, str]:
     if not config.criu:
         raise Refused("CRIU is not installed; see `quilt doctor`", "failed")
     try:
-        done = subprocess.run(
-            [*config.criu, *arguments],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False, close_fds=True,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+        done = programs.run(*config.criu, *arguments, timeout_s=TIMEOUT_S)
+    except TimeoutError:
         raise _too_long(verb) from None
-    return done.returncode, done.stderr.decode(errors="replace")
+    return done.code, done.said
 
 
 def _too_long(verb: str) -> Refused:

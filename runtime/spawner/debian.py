@@ -11,13 +11,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from runtime.spawner import image_progress, images, layers, trees
+from runtime.spawner import image_progress, images, layers, programs, trees
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.context import Say
 from runtime.spawner.names import Config, write_json
@@ -108,8 +107,8 @@ def _sources() -> tuple[str, str]:
         raise Refused("the image debian is built on Debian only: this machine is something else", "build")
     if shutil.which("mmdebstrap") is None:
         raise Refused("mmdebstrap is not installed; `make setup` installs it", "build")
-    wanted = ["apt-get", "indextargets", "--format", "$(SITE)\t$(RELEASE)\t$(COMPONENT)", "Created-By: Packages"]
-    out = subprocess.run(wanted, capture_output=True, text=True, check=True).stdout
+    wanted = "$(SITE)\t$(RELEASE)\t$(COMPONENT)"
+    out = programs.checked("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").decode()
     ours = {suite: 0, f"{suite}-updates": 1, f"{suite}-security": 2}
     found = {tuple(line.split("\t")) for line in out.splitlines()}
     lines = sorted((ours[t[1]], f"deb {t[0]} {t[1]} main") for t in found if t[1] in ours and t[2] == "main")
@@ -210,7 +209,7 @@ def _trust(top: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         copy.chmod(0o644)
-    done = subprocess.run(["chroot", str(top), "update-ca-certificates"], capture_output=True, text=True, check=False,
-                          env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})  # fmt: skip
-    if done.returncode != 0:
-        raise Refused(f"update-ca-certificates in the image: {done.stderr[-1000:]}", "build")
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    done = programs.run("chroot", str(top), "update-ca-certificates", environment=environment)
+    if done.code != 0:
+        raise Refused(f"update-ca-certificates in the image: {done.said[-1000:]}", "build")

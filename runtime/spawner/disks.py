@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
-from runtime.spawner import kernel
+from runtime.spawner import kernel, programs
 from runtime.spawner.protocol import Refused
 
 BLOCK = 4096
@@ -52,7 +51,7 @@ def unmount(target: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        words = (done.stderr or done.stdout).strip()
+    done = programs.run(*command)
+    if done.code:
+        words = done.said or done.out.decode(errors="replace").strip()
         raise Refused(f"{command[0]} failed: {words[-500:]}", "full" if "No space left" in words else "failed")

@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from runtime.spawner import images, layers
+from runtime.spawner import images, layers, programs
 from runtime.spawner.names import Config
 
 
@@ -34,8 +33,8 @@ def criu_version(config: Config) -> str | None:
     """What `criu --version` says, None where there is no CRIU that runs."""
     if not config.criu:
         return None
-    done = subprocess.run([*config.criu, "--version"], capture_output=True, check=False)
-    return done.stdout.decode().split("\n")[0].removeprefix("Version: ").strip() if done.returncode == 0 else None
+    done = programs.run(*config.criu, "--version")
+    return done.out.decode().split("\n")[0].removeprefix("Version: ").strip() if done.code == 0 else None
 
 
 @functools.cache

@@ -11,12 +11,11 @@ import os
 import selectors
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.spawner import kernel, tenants
+from runtime.spawner import kernel, programs, tenants
 from runtime.spawner.bundles import own_by_root
 from runtime.spawner.cgroups import Cgroups, Limits
 from runtime.spawner.names import Config
@@ -148,6 +147,4 @@ def _explain(words: str, code: int) -> str:
 def version(config: Config) -> str:
     """The minor version of the image's Python, such as 3.11."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return (
-        subprocess.run([config.python, "-I", "-S", "-c", code], check=True, capture_output=True).stdout.decode().strip()
-    )
+    return programs.checked(config.python, "-I", "-S", "-c", code).decode().strip()

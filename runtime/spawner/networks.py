@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-import subprocess
 from collections.abc import Set
 from pathlib import Path
 
-from runtime.spawner import kernel, namespaces, surroundings
+from runtime.spawner import kernel, namespaces, programs, surroundings
 from runtime.spawner.attachments import Attachments
 from runtime.spawner.images import nameservers
 from runtime.spawner.names import Config
+from runtime.spawner.programs import ProgramFailed
 from runtime.spawner.tenants import locked
 
 KINDS = ("egress", "none")
@@ -57,10 +57,9 @@ class Networks:
                 Path(f"/proc/sys/net/ipv4/conf/{device}/forwarding").write_text("1")
             Path(f"/proc/sys/net/ipv6/conf/{self.bridge}/disable_ipv6").write_text("1")
             surroundings.nft(self._rules())
-        except (OSError, subprocess.CalledProcessError, FileNotFoundError, RuntimeError) as error:
-            text = getattr(error, "stderr", b"") or b""
-            self.reason = f"no egress network: {error} {text.decode(errors='replace').strip()}".strip()
-            with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        except (OSError, RuntimeError) as error:
+            self.reason = f"no egress network: {error}"
+            with contextlib.suppress(OSError, ProgramFailed):
                 self.teardown()
 
     def _rules(self) -> str:
@@ -97,7 +96,7 @@ ip saddr {self.subnet} oifname != {self.bridge} masquerade
         # A namespace's own end goes only when the kernel gets round to it; the end on this side takes it along at once.
         for link in (*Path("/sys/class/net").glob(f"q{self.tag}*"), Path("/sys/class/net") / self.bridge):
             if link.exists():
-                subprocess.run(["ip", "link", "del", link.name], check=False, capture_output=True)
+                programs.run("ip", "link", "del", link.name)
                 if link.exists():
                     raise RuntimeError(f"the network link {link.name} can't be deleted")
 
@@ -146,7 +145,7 @@ def _in_namespace(fd: int, batch: str) -> None:
         code = 1
         try:
             kernel.setns(fd, kernel.CLONE_NEWNET)
-            subprocess.run(["ip", "-batch", "-"], input=batch.encode(), check=True)
+            programs.checked("ip", "-batch", "-", given=batch.encode())
             code = 0
         finally:
             os._exit(code)
@@ -155,7 +154,7 @@ def _in_namespace(fd: int, batch: str) -> None:
 
 
 def _ip(*commands: str) -> None:
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands).encode(), check=True, capture_output=True)
+    programs.checked("ip", "-batch", "-", given="\n".join(commands).encode())
 
 
 def _free_subnet(seed: int) -> ipaddress.IPv4Network:

@@ -9,32 +9,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import stat
 import time
 from collections.abc import Callable
 from typing import Any
 
 from runtime.spawner import (
-    bundles,
     checkpoint,
-    debian,
     disks,
     facts,
     image_operations,
-    images,
     kernel,
-    layers,
-    machines,
     roots,
     sandbox,
     snapshots,
+    store_operations,
     tenants,
     trees,
     volume_mounts,
     volumes,
 )
-from runtime.spawner.cgroups import Cgroups, Limits
+from runtime.spawner.cgroups import Limits
 from runtime.spawner.context import (
     Answer,
     Context,
@@ -46,18 +40,16 @@ from runtime.spawner.context import (
     same_process,
     started_at,
 )
-from runtime.spawner.names import Config, checked, write_json
+from runtime.spawner.names import checked, write_json
 from runtime.spawner.protocol import Refused
 
 KITS_AT_ONCE = 16
 LISTEN_S = 30.0
 """Until a new template listens: an interpreter's start, which takes long where the machine is busy or emulated."""
-PAGE = 200
-"""Of each kind in one answer, which has to fit a message; what is left over goes at the node's next start."""
 
 
 class Operations(Context):
-    """What the functions of users need: containers of templates, kits, snapshots, bundles, layers."""
+    """What the functions of users run in: containers of templates, their snapshots, kits."""
 
     # --- containers ---------------------------------------------------------------------------------------------
 
@@ -223,59 +215,7 @@ class Operations(Context):
         self.groups.kill(name)
         return {"oom_kills": self.groups.oom_kills(name)}, []
 
-    # --- store ----------------------------------------------------------------------------------------------------
-
-    def unpack(self, message: Message, fds: list[int]) -> Answer:
-        """{tenant, bundle}, [archive] → {}."""
-        if len(fds) != 1:
-            raise Refused("unpack takes one descriptor")
-        if not stat.S_ISREG(os.fstat(fds[0]).st_mode):  # a pipe would hold this process for ever
-            raise Refused("unpack takes a regular file")
-        bundles.unpack(
-            self.config, checked("tenant", message.get("tenant")), checked("bundle", message.get("bundle")), fds[0]
-        )
-        return {}, []
-
-    def layer(self, message: Message, fds: list[int]) -> Answer:
-        """{tenant, layer, requirements: [text]} → {size_bytes}; says progress."""
-        requirements = message.get("requirements")
-        if not isinstance(requirements, list) or not all(_is_requirement(r) for r in requirements):
-            raise Refused("requirements must be a list of lines that name packages of the index, such as `pillow>=11`: "
-                          "no options, paths, URLs or variables", "build")  # fmt: skip
-        size = layers.build(self.config, self.groups, checked("tenant", message.get("tenant")),
-                            checked("layer", message.get("layer")), requirements, self.say)  # fmt: skip
-        return {"size_bytes": size}, []
-
-    def forget(self, message: Message, fds: list[int]) -> Answer:
-        """{snapshot} or {tenant, bundle} or {tenant, layer} → {}. Idempotent."""
-        if "snapshot" in message:
-            snapshots.delete(self.config, checked("snapshot", message["snapshot"]))
-            return {}, []
-        tenant = checked("tenant", message.get("tenant"))
-        if "bundle" in message:
-            target = self.config.bundle(tenant, checked("bundle", message["bundle"]))
-        else:
-            target = self.config.layer(tenant, checked("layer", message.get("layer")))
-        if target.exists():
-            gone = target.with_name(f".gone-{target.name}-{os.getpid()}")
-            target.rename(gone)
-            trees.remove(gone)
-        return {}, []
-
-    def stored(self, message: Message, fds: list[int]) -> Answer:
-        """→ {snapshots: [ids], bundles: [[tenant, id]], layers: [[tenant, id]]}: what is kept on disk, at most 200 of
-        each.
-        """
-        store = self.config.store
-        snapshots_there = [p.name for p in (self.config.state / "snapshots").glob("snp_*")][:PAGE]
-        bundles_there = [[p.parent.name, p.name] for p in (store / "bundles").glob("*/[0-9a-f]*")][:PAGE]
-        layers_there = [[p.parent.name, p.name] for p in (store / "layers").glob("*/lyr_*")][:PAGE]
-        return {"snapshots": snapshots_there, "bundles": bundles_there, "layers": layers_there}, []
-
-    def about(self, message: Message, fds: list[int]) -> Answer:
-        """{snapshot} → {size_bytes, taken_at, dump}."""
-        found = snapshots.manifest(self.config, checked("snapshot", message.get("snapshot")))
-        return {"size_bytes": found["size_bytes"], "taken_at": found["taken_at"], "dump": found["dump"]}, []
+    # --- this machine ---------------------------------------------------------------------------------------------
 
     def facts(self, message: Message, fds: list[int]) -> Answer:
         """→ {facts: {…}, missing: {name: reason}}."""
@@ -337,80 +277,6 @@ class Operations(Context):
         remove(self.config.kit(kit))
 
 
-def kits_there(config: Config) -> set[str]:
-    folder = config.state / "kits"
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
-
-
-def sweep(config: Config, groups: Cgroups, keep: set[str]) -> None:
-    """End and remove what is half made, and every kit but those in `keep`, with the instances in them.
-
-    At the spawner's start every kit is kept: a node that lives on says which are its own when it connects again.
-    """
-    kept = keep | machines.alive(config)
-    machines.sweep(config, groups)
-    folder = config.state / "containers"
-    for path in folder.iterdir() if folder.exists() else []:
-        try:
-            if same_process(json.loads((path / "meta.json").read_text())):
-                kept.add(path.name)
-                continue
-        except (FileNotFoundError, ValueError):
-            pass
-        groups.kill(path.name)
-        remove(path)
-    for name in groups.names() - kept:
-        groups.remove(name)
-    for folder in (config.state / "kits", config.state / "snapshots", *(config.store / "bundles").glob("*"),
-                   *(config.store / "layers").glob("*"), *(config.state.parent / "cache").glob("*"),
-                   config.store / "images", config.store / "guest"):  # fmt: skip
-        for path in folder.iterdir() if folder.exists() else []:
-            if path.name.startswith(".") or (folder.name == "kits" and path.name not in keep):
-                remove(path)
-    volumes.sweep(config)
-
-
-def collect(config: Config) -> None:
-    """At the spawner's start: remove images and guests that nothing stands on any more."""
-    used = {images.host(config), images.guest(config), *debian.kept(config)}
-    for pattern in ("containers/*/meta.json", "snapshots/*/manifest.json"):
-        for path in config.state.glob(pattern):
-            raw = json.loads(path.read_text())
-            lowers = raw.get("manifest", raw)["lowers"]
-            used |= {lowers["image"], lowers["guest"]}
-    for _, meta in machines.there(config):
-        used |= {meta["image"], meta["guest"]}
-    for kind in ("images", "guest"):
-        for path in (config.store / kind).iterdir():
-            if f"{kind}/{path.name}" not in used:
-                remove(path)
-
-
-def end_all(config: Config, groups: Cgroups) -> None:
-    """At the platform's end: nothing runs, nothing is mounted, no group is left."""
-    machines.end_all(config, groups)
-    for name in groups.names():
-        groups.remove(name)
-    groups.remove_platform()
-    volumes.end(config)
-    for folder in (config.state / "containers", config.state / "kits"):
-        for path in folder.iterdir() if folder.exists() else []:
-            remove(path)
-
-
-# uv runs in this machine's network and reads its files as the builder, and puts our environment in where ${NAME}
-# stands.
-# `http:host` is a URL to it too, so a colon stands in a hash only; and a line break would begin a line of options.
-_REQUIREMENT = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9._-]*[ \t]*(\[[A-Za-z0-9._, \t-]*\])?[^@/\\$:\x00-\x08\x0a-\x1f\x7f-\xa0\u2028\u2029]*"
-    r"([ \t]--hash=[a-z0-9]+:[0-9a-f]+)*[ \t]*"
-)
-
-
-def _is_requirement(line: object) -> bool:
-    return isinstance(line, str) and len(line) <= 256 and _REQUIREMENT.fullmatch(line) is not None
-
-
 TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
     "boot": Operations.boot,
     "restore": Operations.restore,
@@ -421,12 +287,8 @@ TABLE: dict[str, Callable[[Operations, Message, list[int]], Answer]] = {
     "kits": Operations.kits,
     "end": Operations.end,
     "kill": Operations.kill,
-    "unpack": Operations.unpack,
-    "layer": Operations.layer,
-    "forget": Operations.forget,
-    "stored": Operations.stored,
-    "about": Operations.about,
     "facts": Operations.facts,
+    **store_operations.TABLE,
     **volumes.TABLE,
     **image_operations.TABLE,
 }

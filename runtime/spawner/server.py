@@ -17,7 +17,7 @@ import time
 import traceback
 from typing import Any
 
-from runtime.spawner import kernel, machines, operations, protocol, wires
+from runtime.spawner import kernel, machines, operations, protocol, sweeping, wires
 from runtime.spawner.cgroups import Cgroups
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
@@ -115,7 +115,7 @@ class Server:
 
     def _sweep(self) -> None:
         """After the last request of a node has ended."""
-        operations.sweep(self.config, self.groups, set())
+        sweeping.sweep(self.config, self.groups, set())
         self.networks.containers.sweep(machines.alive(self.config))
 
     def _serve(self, poll: select.poll) -> None:
@@ -152,7 +152,7 @@ class Server:
         kits = message.get("kits")
         if isinstance(kits, list):
             names = {kit for kit in kits if isinstance(kit, str)}
-            os.waitpid(self._child(lambda: operations.sweep(self.config, self.groups, names)), 0)
+            os.waitpid(self._child(lambda: sweeping.sweep(self.config, self.groups, names)), 0)
         _tell(node, {"id": message.get("id"), "ok": isinstance(kits, list), "error": "kits must be a list",
                      "kind": "refused"})  # fmt: skip
 

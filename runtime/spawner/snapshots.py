@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import json
 import os
-import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def _key(config: Config) -> bytes:
     except FileNotFoundError:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.touch(0o600)
-        temporary.write_bytes(secrets.token_bytes(32))
+        temporary.write_bytes(os.urandom(32))
         with contextlib.suppress(FileExistsError):  # somebody else's, who was quicker: both sign with the same
             path.hardlink_to(temporary)
         temporary.unlink()

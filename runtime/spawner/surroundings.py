@@ -8,16 +8,17 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+
+from runtime.spawner import programs
 
 Network = ipaddress.IPv4Network
 
 
 def nft(rules: str) -> None:
-    """Carry out `rules` in one transaction. Raises CalledProcessError."""
-    subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True, capture_output=True)
+    """Carry out `rules` in one transaction. Raises ProgramFailed."""
+    programs.checked("nft", "-f", "-", given=rules.encode())
 
 
 def drop_table(name: str) -> None:
@@ -73,6 +74,6 @@ def first_free(candidates: Iterable[Network]) -> Network | None:
 
 
 def ask(*command: str) -> list[dict[str, object]]:
-    """What the `ip` program says. Raises CalledProcessError."""
-    out = subprocess.run(["ip", "-json", *command], check=True, capture_output=True).stdout
+    """What the `ip` program says. Raises ProgramFailed."""
+    out = programs.checked("ip", "-json", *command)
     return list(json.loads(out or b"[]"))

@@ -9,9 +9,9 @@ import contextlib
 import os
 import shutil
 import stat
-import subprocess
 from pathlib import Path
 
+from runtime.spawner import programs
 from runtime.spawner.protocol import Refused
 
 DEPTH_LIMIT = 200
@@ -20,17 +20,14 @@ BYTES_LIMIT = 16 << 30
 
 
 def remove(path: Path) -> None:
-    """Remove `path` and all below it. Idempotent; raises CalledProcessError where even rm can't.
+    """Remove `path` and all below it. Idempotent; raises ProgramFailed where even rm can't.
 
     rmtree takes one call and one descriptor for each level, so a tree that is thousands deep ends it; rm does not mind.
     """
     try:
         shutil.rmtree(path)
     except (RecursionError, OSError):
-        subprocess.run(
-            ["rm", "-rf", "--one-file-system", "--", str(path)],
-            check=True, stdin=subprocess.DEVNULL, capture_output=True,
-        )  # fmt: skip
+        programs.checked("rm", "-rf", "--one-file-system", "--", str(path))
 
 
 def copy(source: Path, target: Path) -> None:

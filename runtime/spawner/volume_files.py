@@ -11,7 +11,6 @@ import errno
 import heapq
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -155,7 +154,7 @@ def discard(top: Top, name: str) -> None:
 
 def waiting_name() -> str:
     """A name of the platform's own: nobody is shown it, and a sweep removes it."""
-    return ".quilt-" + secrets.token_hex(10)
+    return ".quilt-" + os.urandom(10).hex()
 
 
 def waits(name: str) -> bool:

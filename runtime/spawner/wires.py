@@ -9,12 +9,11 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime.spawner import kernel, machines, surroundings
+from runtime.spawner import kernel, machines, programs, surroundings
 from runtime.spawner.context import Answer, Context, Message, same_process
 from runtime.spawner.names import checked
 from runtime.spawner.protocol import Refused
@@ -119,8 +118,8 @@ def _read(path: str) -> str | None:
 
 def _nft(*command: str) -> dict[str, Any] | None:
     """None where what was asked for is not there."""
-    done = subprocess.run(["nft", "-j", *command], capture_output=True, check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    done = programs.run("nft", "-j", *command)
+    return json.loads(done.out) if done.code == 0 else None
 
 
 def _filter_drops() -> str | None:

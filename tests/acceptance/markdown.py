@@ -13,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BY_HAND = "<!-- by hand -->"
 """Before a block that a test cannot run: it makes the machine ready for the test itself."""
+AT_A_TERMINAL = "<!-- at a terminal -->"
+"""Before a block whose commands want somebody who types."""
 
 _FENCE = re.compile(
     r"(?:^(?P<before><!--.*?-->)\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -28,6 +30,7 @@ class Block:
     language: str
     text: str
     by_hand: bool
+    at_a_terminal: bool
     file: str | None
 
 
@@ -40,8 +43,9 @@ def blocks(page: Path) -> Iterator[Block]:
     for found in _FENCE.finditer(page.read_text()):
         named = _FILE.match(found["text"])
         yield Block(
-            found["language"], found["text"], found["before"] == BY_HAND, named["name"] if named is not None else None
-        )
+            found["language"], found["text"], found["before"] == BY_HAND, found["before"] == AT_A_TERMINAL,
+            named["name"] if named is not None else None,
+        )  # fmt: skip
 
 
 def links(page: Path) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""The commands of the README and of the page on containers, run as a newcomer runs them: a real platform, an own home.
+"""The commands of the README and of the pages on containers and commands, run as a newcomer runs them: a real platform,
+an own home.
 
 Not here: set-up itself, which made the Python that runs this test (blocks marked `by hand`). Takes root.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -24,6 +26,26 @@ from tests.slowness import patience
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="`quilt up` needs root")
 
 END_OF_FILE = "QUILT_END_OF_FILE"
+TYPED = "echo typed $((6 * 7)); exit\n"
+TYPIST = """
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+typed, seen = sys.stdin.read().encode(), b""
+while True:
+    try:
+        piece = os.read(terminal, 65536)
+    except OSError:  # the end, as a terminal says it
+        break
+    os.write(1, piece)
+    seen += piece
+    if typed and (b"# " in seen or b"$ " in seen):
+        os.write(terminal, typed)
+        typed = b""
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+"""Runs a command in a terminal of its own, and types what is on stdin at the first prompt."""
 TIMEOUT_S = patience(110.0)
 
 
@@ -76,8 +98,15 @@ def script(page: str) -> str:
         if block.file is not None:
             parts.append(f"cat > {block.file} <<'{END_OF_FILE}'\n{block.text}{END_OF_FILE}\n")
         elif block.language == "sh":
-            parts.append(f"echo BLOCK {number}\n{block.text}")
+            text = at_a_terminal(block.text) if block.at_a_terminal else block.text
+            parts.append(f"echo BLOCK {number}\n{text}")
     return "\n".join(parts)
+
+
+def at_a_terminal(text: str) -> str:
+    """The same commands with a terminal around them, in which somebody types TYPED once there is a prompt."""
+    run = f"python -c {shlex.quote(TYPIST)} bash -euo pipefail -c {shlex.quote(text)}"
+    return f"{run} <<'{END_OF_FILE}'\n{TYPED}{END_OF_FILE}\n"
 
 
 def test_the_readme_runs(home: Home) -> None:
@@ -104,6 +133,20 @@ def test_the_page_of_containers_runs(home: Home) -> None:
     assert done.returncode == 0, said
     for words in ("hello from box", "count 3", "kept", "mine", "42"):
         assert re.search(f"^.*{words}$", said, re.MULTILINE), said
+
+
+def test_the_page_of_commands_runs(home: Home) -> None:
+    done = home.run(script("docs/how-to/run-commands-in-containers.md"))
+    said = done.stdout
+    assert done.returncode == 0, said
+    for words in (
+        "Linux", "nobody in /tmp at level 2", "<h1>hello</h1>", "exit code 3", "exit code 124", "exit code 137",
+        r"hint: quilt containers resize web --memory-mb …", r'  "exit_reason": "exited",', r'  "stderr": "err\\n",',
+        "typed 42", r"http://127\.0\.0\.1:\d+/terminal/ses_\w+#token=tkt_\S+", r"ses_\w+ +ctr_\w+ +running.*",
+        r"b'\\xff\\x00'", r"came: b'one\\n'", "24 80", "the shell's exit code was 4",
+        r'\{.*"stdout":"by HTTP\\n".*\}', r'\{"type":"exit","code":0,"exit_reason":"exited".*\}',
+    ):  # fmt: skip
+        assert re.search(f"^{words}\r?$", said, re.MULTILINE), (words, said)
 
 
 def test_the_agents_example_leaves_no_container(home: Home) -> None:

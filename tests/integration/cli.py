@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from tests.integration.live import REPOSITORY, Live
+from tests.slowness import patience
 
 QUILT = [sys.executable, "-m", "quilt_fn.cli.main"]
 
@@ -17,5 +18,5 @@ def environment(live: Live) -> dict[str, str]:
 
 def quilt(live: Live, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*QUILT, *words], cwd=REPOSITORY, env=environment(live), input=stdin, capture_output=True, timeout=60
+        [*QUILT, *words], cwd=REPOSITORY, env=environment(live), input=stdin, capture_output=True, timeout=patience(60)
     )

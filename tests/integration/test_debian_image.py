@@ -79,7 +79,7 @@ def test_a_build_that_is_killed_leaves_nothing(own: Live) -> None:
     assert debian(own)["state"] == "absent"
 
 
-@pytest.mark.timeout(BUILD_S + 300)
+@pytest.mark.timeout(BUILD_S + 300)  # of packages from a mirror, and on as busy a machine as may be
 def test_apt_and_pip_work_in_it_and_it_stays(own: Live) -> None:
     begun = own.ok("POST", "/api/images/debian/build")
     seen: list[float] = []

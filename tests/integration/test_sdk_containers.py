@@ -13,6 +13,7 @@ from quilt_fn.containers import Container
 from quilt_fn.errors import Conflict, SessionNotFound, Unavailable
 from quilt_fn.terminals import Screen
 from tests.integration.live import Live
+from tests.slowness import patience
 
 
 @pytest.fixture(scope="module")
@@ -124,5 +125,5 @@ def test_a_connection_that_nobody_closes_does_not_hold_up_the_end(client: Client
         "screen = Client(*sys.argv[1:3]).containers.get(sys.argv[3]).terminal().attach(); print(len(screen.read()) > 0)"
     )
     words = [sys.executable, "-c", script, client.url, str(client.api_key), box.id]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=patience(60))
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

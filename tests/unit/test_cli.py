@@ -28,7 +28,7 @@ HANDLER = "def handler(event, context):\n    return event\n"
 
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeGateway]:
-    monkeypatch.setattr("quilt_fn.client.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("quilt_fn.connection.RETRY_PAUSES_S", ())
     monkeypatch.setattr(sys, "path", list(sys.path))
     with FakeGateway() as running:
         monkeypatch.setenv("QUILT_URL", running.url)

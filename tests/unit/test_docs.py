@@ -84,7 +84,7 @@ def test_metrics_are_documented() -> None:
 
 def test_every_machine_is_documented() -> None:
     text = (REFERENCE / "states.md").read_text()
-    for name in ("container", "version", "instance", "invocation", "snapshot"):
+    for name in ("container", "version", "instance", "invocation", "volume", "operation"):
         table = getattr(states, name.upper())
         section = text.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
         rows = {old: set(re.findall(r"`(\w+)`", news)) for old, news in re.findall(r"\| `(\w+)` \| (.*) \|", section)}

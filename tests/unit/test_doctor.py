@@ -59,6 +59,7 @@ class FakeMachine:
             "/sys/fs/cgroup/user.slice/session-1.scope/memory.swap.max": "max\n",
             "/proc/net/route": "Iface\tDestination\tGateway\nens3\t00000000\t0202000A\t3\t0\t0\t0\t00000000\t0\t0\t0\n",
             str(places.INIT): "",
+            str(places.WAITING): "",
             str(places.INSTANCE_FILTER): "",
             str(places.TEMPLATE_FILTER): "",
         }
@@ -296,6 +297,12 @@ def test_the_node_as_root_is_said(machine: FakeMachine) -> None:
 def test_init_not_built(machine: FakeMachine) -> None:
     del machine.files[str(places.INIT)]
     assert find(machine, "static init").detail == "missing: quilt-init"
+
+
+def test_no_criu_that_waits(machine: FakeMachine) -> None:
+    del machine.files[str(places.WAITING)]
+    finding = find(machine, "waiting criu")
+    assert (finding.ok, finding.required, finding.detail) == (False, False, "missing: criu-waiting.so")
 
 
 def test_both_forms_of_the_report(machine: FakeMachine) -> None:

@@ -27,7 +27,7 @@ from runtime.frames import FrameProtocol
 from runtime.guest import wire
 from runtime.output import Pipe
 from runtime.spawner import bundles, checkpoint, names, protocol, snapshots
-from runtime.spawner.operations import _is_requirement
+from runtime.spawner.store_operations import _is_requirement
 from runtime.versions import layer_id, snapshot_id
 
 # --- frames ---------------------------------------------------------------------------------------------------------

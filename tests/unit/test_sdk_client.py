@@ -37,8 +37,8 @@ def gateway() -> Iterator[FakeGateway]:
 
 @pytest.fixture
 def client(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr("quilt_fn.client.RETRY_PAUSES_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr("quilt_fn.client.RATE_WAIT_MAX_S", 0.0)
+    monkeypatch.setattr("quilt_fn.connection.RETRY_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("quilt_fn.connection.RATE_WAIT_MAX_S", 0.0)
     made = Client(gateway.url, KEY)
     yield made
     made.close()
@@ -155,7 +155,7 @@ def test_no_key_and_a_wrong_key(gateway: FakeGateway, monkeypatch: pytest.Monkey
 
 
 def test_nobody_there_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quilt_fn.client.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("quilt_fn.connection.RETRY_PAUSES_S", ())
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         with pytest.raises(Unavailable, match="no platform answers") as caught:
@@ -277,7 +277,7 @@ def test_what_was_over_the_rate_is_sent_again_when_the_platform_says(
 
 
 def test_it_is_not_waited_for_longer_than_a_minute(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quilt_fn.client.RATE_WAIT_MAX_S", 0.2)
+    monkeypatch.setattr("quilt_fn.connection.RATE_WAIT_MAX_S", 0.2)
     client = Client(gateway.url, KEY)
     gateway.fail_next(RateLimited("slowly", retry_after=0.09), times=9)
     with pytest.raises(RateLimited):

@@ -105,7 +105,7 @@ async def test_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 @pytest.mark.parametrize("how", [OperationStatus.SUCCEEDED, OperationStatus.FAILED])
 async def test_a_node_that_is_away_is_waited_for(how: OperationStatus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quilt_fn.operations.RECONNECT_S", (0.01,))
-    monkeypatch.setattr("quilt_fn.client.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("quilt_fn.connection.RETRY_PAUSES_S", ())
     platform = FakePlatform()
     first = await begun(platform)
     async with connected(platform) as (client, _):
@@ -127,7 +127,7 @@ async def test_a_node_that_is_away_is_waited_for(how: OperationStatus, monkeypat
 
 async def test_it_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quilt_fn.operations.RECONNECT_S", (0.01,))
-    monkeypatch.setattr("quilt_fn.client.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("quilt_fn.connection.RETRY_PAUSES_S", ())
     client = Client("http://127.0.0.1:9", KEY)
     with pytest.raises(Unavailable, match="no platform answers"):
         await client.operations.wait.aio("op_1", 0.05)

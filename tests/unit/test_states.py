@@ -17,7 +17,6 @@ TABLES: dict[str, tuple[type[StrEnum], Mapping]] = {  # type: ignore[type-arg]
     "version": (states.VersionState, states.VERSION),
     "instance": (states.InstanceState, states.INSTANCE),
     "invocation": (states.InvocationStatus, states.INVOCATION),
-    "snapshot": (states.SnapshotState, states.SNAPSHOT),
     "volume": (states.VolumeState, states.VOLUME),
     "operation": (states.OperationStatus, states.OPERATION),
 }
