@@ -1,8 +1,9 @@
 """Operations: work that outlives its request, each with a durable receipt in Redis and a task of this process.
 
-Not here: what the work is (each concern gives a coroutine) and the HTTP around it (`gateway.operations`). A receipt
-moves by compare-and-set from the OPERATION table, fenced by incarnation. While Redis is away work goes on, and its end
-is written when Redis is back; until then this process answers from memory.
+Not here: what the work is (each concern gives a coroutine), the HTTP around it (`gateway.operations`), and the receipts
+in Redis (`pool.operation_receipts`), which move by compare-and-set from the OPERATION table, fenced by incarnation.
+While Redis is away work goes on, and its end is written when Redis is back; until then this process answers from
+memory.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pool import api, scripts
-from pool import keys_in_redis as keys
+from pool import api
 from pool.api import Report, Work
 from pool.clock import Clock, iso
+from pool.operation_receipts import Receipts
 from pool.quotas import check_fixed
 from pool.redis_link import RedisLink
 from pool.tasks import end
@@ -32,7 +33,7 @@ from quilt_fn.errors import (
 )
 from quilt_fn.model.common import new_id
 from quilt_fn.model.operation import OperationRecord
-from quilt_fn.states import OPERATION, OPERATION_ENDS, OperationStatus
+from quilt_fn.states import OPERATION_ENDS, OperationStatus
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,6 @@ UNFINISHED_MAX = 500
 """Of a tenant: each has a task and a receipt in memory."""
 WARNINGS_KEPT = 100
 TEXT_KEPT = 2000
-PAGE = 100
 
 CANCELLED, TIMED_OUT = "CANCELLED", "TIMED_OUT"
 NODE_STOPPED, NODE_RESTARTED = "NODE_STOPPED", "NODE_RESTARTED"
@@ -105,18 +105,20 @@ class Operations:
     per_tenant: int = 1000
     days: float = 7.0
     on_change: Callable[[str, OperationRecord], None] = lambda _tenant_id, _record: None
-    _incarnation: int = 0
     _live: dict[str, _Live] = field(default_factory=dict)
     _writer: asyncio.Task[None] | None = None
     _closing: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _receipts: Receipts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._receipts = Receipts(self.link, self.node_id, self.per_tenant, self.days)
 
     async def start(self, incarnation: int) -> None:
         """End what an earlier incarnation of this node had not ended. Raises RegistryUnavailable."""
-        self._incarnation = incarnation
-        opened = await self.link.run(self.link.client.hgetall(keys.operations_open(self.node_id)))
-        for operation_id, tenant_id in opened.items():
-            await self._fail_left_over(tenant_id.decode(), operation_id.decode())
+        self._receipts.incarnation = incarnation
+        for operation_id, tenant_id in (await self._receipts.left_open()).items():
+            await self._fail_left_over(tenant_id, operation_id)
         self._writer = asyncio.get_running_loop().create_task(self._write_progress(), name="operations")
 
     async def close(self) -> None:
@@ -165,20 +167,7 @@ class Operations:
             started_at=now,
             updated_at=now,
         )
-        # First among the open ones: a crash between the two leaves an id there that has no receipt, which is harmless.
-        await self.link.run(self.link.client.hset(keys.operations_open(self.node_id), record.operation_id, tenant_id))
-        await self.link.script(
-            scripts.ADD_OPERATION,
-            [keys.operation_order(tenant_id), *self._places(tenant_id)],
-            [
-                record.operation_id,
-                f"{record.status} {self._incarnation}",
-                record.model_dump_json(),
-                self.per_tenant,
-                self.clock.wall() - self.days * 86_400,
-                _spaced(OPERATION_ENDS),
-            ],
-        )
+        await self._receipts.add(tenant_id, record, self.clock.wall())
         loop = asyncio.get_running_loop()
         live = _Live(tenant_id, record, record.status, loop.create_future())
         self._live[record.operation_id] = live
@@ -198,7 +187,7 @@ class Operations:
                 if live.record.status not in OPERATION_ENDS and left > 0:
                     await asyncio.wait([live.ended], timeout=left)
                 return live.record.model_copy(deep=True)
-            record = await self._read(tenant_id, operation_id)
+            record = await self._receipts.read(tenant_id, operation_id)
             left = until - loop.time()
             if record.status in OPERATION_ENDS or left <= 0:
                 return record
@@ -214,28 +203,20 @@ class Operations:
         found: builtins.list[OperationRecord] = []
         last = below = cursor
         while True:
-            page = await self.link.run(
-                self.link.client.zrange(
-                    keys.operation_order(tenant_id), f"({below}" if below else "+inf", "-inf",
-                    desc=True, byscore=True, offset=0, num=PAGE, withscores=True,
-                )
-            )  # fmt: skip
+            page = await self._receipts.page(tenant_id, below)
             if not page:
                 return found, None
-            bodies = await self.link.run(
-                self.link.client.hmget(keys.operation_records(tenant_id), [item for item, _ in page])
-            )
-            for (item, score), body in zip(page, bodies, strict=True):
-                if body is None:  # trimmed between the two reads
+            for operation_id, place, stored in page:
+                if stored is None:
                     continue
-                live = self._live.get(item.decode())
-                record = live.record.model_copy(deep=True) if live else OperationRecord.model_validate_json(body)
+                live = self._live.get(operation_id)
+                record = live.record.model_copy(deep=True) if live else stored
                 if status is None or record.status == status:
                     if len(found) == limit:
                         return found, last
                     found.append(record)
-                    last = str(int(score))
-            below = str(int(page[-1][1]))
+                    last = place
+            below = page[-1][1]
 
     async def cancel(self, tenant_id: str, operation_id: str) -> OperationRecord:
         record = await self.get(tenant_id, operation_id)
@@ -251,7 +232,7 @@ class Operations:
         if live is not None:
             self._stop(live, CANCELLED)
         else:
-            await self.link.run(self.link.client.sadd(keys.operation_cancels(), operation_id))
+            await self._receipts.ask_cancel(operation_id)
         return await self.get(tenant_id, operation_id, CANCEL_WAIT_S)
 
     # running one
@@ -320,7 +301,7 @@ class Operations:
                 if live.stored is OperationStatus.ACCEPTED:
                     await self._move(live, final, OperationStatus.RUNNING)
                 await self._move(live, final, status)
-                await self._forget_open(final.operation_id)
+                await self._receipts.close(final.operation_id)
                 break
             except RegistryUnavailable as error:
                 self._told(live, final)
@@ -337,46 +318,20 @@ class Operations:
             live.ended.set_result(None)
             self.on_change(live.tenant_id, final.model_copy(deep=True))
 
-    # Redis
-
-    def _places(self, tenant_id: str) -> builtins.list[str]:
-        return [keys.operation_states(tenant_id), keys.operation_records(tenant_id)]
-
-    async def _read(self, tenant_id: str, operation_id: str) -> OperationRecord:
-        body = await self.link.run(self.link.client.hget(keys.operation_records(tenant_id), operation_id))
-        if body is None:
-            raise OperationNotFound(
-                f"no operation {operation_id[:100]}",
-                hint=f"The newest {self.per_tenant} are kept, for {self.days:g} days.",
-            )
-        return OperationRecord.model_validate_json(body)
+    # receipts
 
     async def _move(self, live: _Live, record: OperationRecord, status: OperationStatus) -> None:
         """Write `record` under `status`. One that is not ours any more is left as it is, and the log says so."""
-        froms = {live.stored} if live.stored is status else {old for old, news in OPERATION.items() if status in news}
-        what = await self._write(live.tenant_id, record.model_copy(update={"status": status}), froms)
+        froms = {live.stored} if live.stored is status else ()
+        what = await self._receipts.move(live.tenant_id, record.model_copy(update={"status": status}), froms)
         if what[0] == "ok":
             live.stored = status
         elif what != ("refused", status) and not live.ending:  # else a retry, or progress that its end overtook
             log.error("%s can't become %s: %s (%s)", record.operation_id, status, *what)
 
-    async def _write(self, tenant_id: str, record: OperationRecord, froms: set[OperationStatus]) -> tuple[str, str]:
-        what, detail = await self.link.script(
-            scripts.MOVE_OPERATION,
-            self._places(tenant_id),
-            [record.operation_id, record.status, _spaced(froms), str(self._incarnation), record.model_dump_json()],
-        )
-        return what.decode(), detail.decode()
-
-    async def _forget_open(self, operation_id: str) -> None:
-        pipe = self.link.client.pipeline(transaction=False)
-        pipe.hdel(keys.operations_open(self.node_id), operation_id)
-        pipe.srem(keys.operation_cancels(), operation_id)
-        await self.link.run(pipe.execute())
-
     async def _fail_left_over(self, tenant_id: str, operation_id: str) -> None:
         try:
-            record = await self._read(tenant_id, operation_id)
+            record = await self._receipts.read(tenant_id, operation_id)
         except OperationNotFound:
             log.info("%s had no receipt yet when the node died", operation_id)
         else:
@@ -385,11 +340,10 @@ class Operations:
                 record.status, record.reason_code = OperationStatus.FAILED, NODE_RESTARTED
                 record.error = "the node died while this ran; begin it again"
                 record.updated_at = record.completed_at = now
-                froms = {old for old, news in OPERATION.items() if OperationStatus.FAILED in news}
-                what = await self._write(tenant_id, record, froms)
+                what = await self._receipts.move(tenant_id, record)
                 log.info("%s was running when the node died: %s", operation_id, what[0])
                 self.on_change(tenant_id, record)
-        await self._forget_open(operation_id)
+        await self._receipts.close(operation_id)
 
     # progress
 
@@ -426,15 +380,10 @@ class Operations:
             await asyncio.sleep(PROGRESS_EVERY_S)
 
     async def _look_for_cancels(self) -> None:
-        for operation_id in await self.link.run(self.link.client.smembers(keys.operation_cancels())):
-            live = self._live.get(operation_id.decode())
+        for operation_id in await self._receipts.asked_cancels():
+            live = self._live.get(operation_id)
             if live is not None:
                 self._stop(live, CANCELLED)
-
-
-def _spaced(statuses: set[OperationStatus] | frozenset[OperationStatus]) -> str:
-    """For the scripts, which look for ` status `."""
-    return f" {' '.join(sorted(statuses))} "
 
 
 if TYPE_CHECKING:

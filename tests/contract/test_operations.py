@@ -89,7 +89,7 @@ class Mute(RedisLink):
 
 async def kill(operations: Operations) -> None:
     """What kill -9 does, as far as Redis can tell: nothing is written any more."""
-    operations.link = Mute(operations.link.client)
+    operations._receipts.link = Mute(operations.link.client)
     await operations.close()
 
 
