@@ -50,7 +50,7 @@ class ImageService:
 
         async def work(report: Report) -> dict[str, object]:
             try:
-                return await self._images.build(name, lambda text: report(message=text))
+                return await self._images.build(name, lambda text, pct: report(pct, text))
             finally:
                 self._building.discard(name)
 

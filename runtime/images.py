@@ -31,9 +31,10 @@ class Images(Protocol):
 
     async def list(self) -> builtins.list[ImageFacts]: ...
 
-    async def build(self, name: str, progress: Callable[[str], None]) -> dict[str, Any]:
+    async def build(self, name: str, progress: Callable[[str, float], None]) -> dict[str, Any]:
         """Build it, also where it is there already; what stands on the old one keeps it. {fingerprint, size_bytes,
-        built_at}. Raises BuildFailed, ImageNotFound. What a failed build had half made is gone.
+        built_at}. Raises BuildFailed, ImageNotFound. What a failed build had half made is gone. `progress` is told
+        lines, and how many percent are done, which never falls.
         """
         ...
 
@@ -58,7 +59,7 @@ class NodeImages:
         self.ready = {each.name for each in found if each.fingerprint}
         return found
 
-    async def build(self, name: str, progress: Callable[[str], None]) -> dict[str, Any]:
+    async def build(self, name: str, progress: Callable[[str, float], None]) -> dict[str, Any]:
         try:
             answer, _ = await self._spawner.request(
                 "image_build", name=name, progress=progress, timeout_s=BUILD_TIMEOUT_S

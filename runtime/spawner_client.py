@@ -41,7 +41,7 @@ class SpawnerClient:
         self._up = asyncio.Event()
         self._number = 0
         self._waiting: dict[
-            int, tuple[asyncio.Future[tuple[dict[str, Any], list[int]]], Callable[[str], None] | None]
+            int, tuple[asyncio.Future[tuple[dict[str, Any], list[int]]], Callable[..., None] | None]
         ] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
@@ -120,7 +120,8 @@ class SpawnerClient:
         future, progress = entry
         if "progress" in message:
             if progress is not None:
-                progress(str(message["progress"]))
+                text, pct = str(message["progress"]), message.get("pct")
+                progress(text) if pct is None else progress(text, float(pct))
         elif future.done():
             protocol.close(fds)
         elif message["ok"]:
@@ -135,11 +136,14 @@ class SpawnerClient:
         op: str,
         fds: list[int] | None = None,
         *,
-        progress: Callable[[str], None] | None = None,
+        progress: Callable[..., None] | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
         **fields: Any,
     ) -> tuple[dict[str, Any], list[int]]:
-        """The answer and its descriptors, which are the caller's to close. Raises SpawnerFailed, SpawnerError."""
+        """The answer and its descriptors, which are the caller's to close. Raises SpawnerFailed, SpawnerError.
+
+        `progress` is told each line, and how many percent are done where the operation says so.
+        """
         deadline = asyncio.get_running_loop().time() + timeout_s
         tries_left = END_TRIES if op in ENDS else 1
         while True:
@@ -154,7 +158,7 @@ class SpawnerClient:
         self,
         op: str,
         fds: list[int],
-        progress: Callable[[str], None] | None,
+        progress: Callable[..., None] | None,
         timeout_s: float,
         deadline: float,
         fields: dict[str, Any],

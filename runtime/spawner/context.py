@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runtime.spawner import trees
 from runtime.spawner.cgroups import Cgroups, Limits
@@ -22,14 +22,20 @@ Message = dict[str, Any]
 Answer = tuple[Message, list[int]]
 
 
+class Say(Protocol):
+    def __call__(self, text: str, pct: float | None = None) -> None:
+        """Send a line of progress, and how much is done, where that is known."""
+        ...
+
+
 @dataclass(slots=True)
 class Context:
-    """One platform, and the request that is being served. `say` sends a line of progress for it."""
+    """One platform, and the request that is being served."""
 
     config: Config
     groups: Cgroups
     networks: Networks
-    say: Callable[[str], None]
+    say: Say
 
 
 def in_child(work: Callable[[], Any]) -> Any:

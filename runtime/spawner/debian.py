@@ -12,13 +12,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from runtime.spawner import images, layers, programs, trees
+from runtime.spawner import image_progress, images, layers, programs, trees
 from runtime.spawner.cgroups import Cgroups, Limits
+from runtime.spawner.context import Say
 from runtime.spawner.names import Config, write_json
 from runtime.spawner.protocol import Refused
 from runtime.spawner.tenants import locked
@@ -57,8 +57,9 @@ def restore(config: Config, record: dict[str, Any]) -> None:
     write_json(_record(config), record)
 
 
-def build(config: Config, groups: Cgroups, say: Callable[[str], None]) -> dict[str, Any]:
-    """Build it now, beside what is there; the new record. Raises Refused (build) with the builder's own words.
+def build(config: Config, groups: Cgroups, say: Say) -> dict[str, Any]:
+    """Build it now, beside what is there; the new record. `say` gets percent with each line. Raises Refused
+    (build) with the builder's own words.
 
     Two builds at once wait for each other. Cut short, it leaves a folder with a dot, which the next sweep removes.
     """
@@ -71,7 +72,7 @@ def build(config: Config, groups: Cgroups, say: Callable[[str], None]) -> dict[s
         groups.make(group, LIMITS)
         try:
             _bootstrap(groups, group, suite, sources, top, say)
-            say("finishing the image")
+            say("finishing the image", image_progress.FINISHING)
             _finish(top, sources)
             digest = hashlib.sha256(f"{images.LAYOUT} {sources}".encode())
             digest.update((top / "var/lib/dpkg/status").read_bytes())
@@ -121,11 +122,12 @@ def _os_release() -> dict[str, str]:
     return {key: value.strip('"') for key, _, value in lines}
 
 
-def _bootstrap(groups: Cgroups, group: str, suite: str, sources: str, top: Path, say: Callable[[str], None]) -> None:
+def _bootstrap(groups: Cgroups, group: str, suite: str, sources: str, top: Path, say: Say) -> None:
     """mmdebstrap in namespaces of its own, which end with it, and it with this process."""
     command = [
         "setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-        "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(PACKAGES)}",
+        "mmdebstrap", "--verbose", "--mode=root", "--variant=minbase", "--format=directory",
+        f"--include={','.join(PACKAGES)}",
         '--aptopt=APT::Install-Recommends "false"', "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=path-exclude=/usr/share/man/*",
         suite, str(top), "-",
@@ -152,7 +154,8 @@ def _bootstrap(groups: Cgroups, group: str, suite: str, sources: str, top: Path,
             os._exit(127)
     os.close(given_r)
     os.close(write)
-    words = layers.listen(read, pid, lambda line: say(_without_secrets(line)))
+    progress = image_progress.ImageProgress()
+    words = layers.listen(read, pid, lambda line: say(_without_secrets(line), progress.pct), progress.take)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code != 0:
         words = _without_secrets(words)

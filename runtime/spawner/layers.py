@@ -110,10 +110,12 @@ def _install(config: Config, groups: Cgroups, group: str, builder: int, work: Pa
     (work / "site").mkdir(exist_ok=True)
 
 
-def listen(read: int, pid: int, say: Callable[[str], None]) -> str:
-    """Say each line that a builder writes to the pipe; its last words at its end. After TIMEOUT_S it is killed."""
+def listen(read: int, pid: int, say: Callable[[str], None], heard: Callable[[str], object] = str) -> str:
+    """Say what a builder writes to the pipe, its last line each time; its last words at its end. `heard` gets every
+    line. After TIMEOUT_S it is killed.
+    """
     deadline = time.monotonic() + TIMEOUT_S
-    words = b""
+    words = rest = b""
     selector = selectors.DefaultSelector()
     selector.register(read, selectors.EVENT_READ)
     while True:
@@ -125,6 +127,9 @@ def listen(read: int, pid: int, say: Callable[[str], None]) -> str:
         if not piece:
             break
         words = (words + piece)[-64_000:]
+        *whole, rest = (rest + piece)[-64_000:].split(b"\n")
+        for each in whole:
+            heard(each.decode(errors="replace"))
         line = piece.decode(errors="replace").strip().splitlines()
         if line:
             say(line[-1][:200])

@@ -226,8 +226,8 @@ def answer(
     """Carry out one request and answer it, whatever happens."""
     number = message.get("id")
 
-    def say(text: str) -> None:
-        protocol.send(node, {"id": number, "progress": text})
+    def say(text: str, pct: float | None = None) -> None:
+        protocol.send(node, {"id": number, "progress": text, "pct": pct})
 
     out: list[int] = []
     try:

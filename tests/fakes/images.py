@@ -28,8 +28,8 @@ class FakeImages:
         built = self.debian or {"fingerprint": None, "size_bytes": None, "built_at": None}
         return [ImageFacts("host", "h" * 32, None, None), ImageFacts("debian", **built)]
 
-    async def build(self, name: str, progress: Callable[[str], None]) -> dict[str, Any]:
-        progress("I: extracting archives...")
+    async def build(self, name: str, progress: Callable[[str, float], None]) -> dict[str, Any]:
+        progress("I: extracting archives...", 12.0)
         await self.hold.wait()
         if self.fail is not None:
             raise self.fail

@@ -18,8 +18,10 @@ import pytest
 
 from tests.integration.conftest import assert_nothing_left, settled
 from tests.integration.live import Live, wait_for
+from tests.slowness import patience
 
 HOG = "a=[]\nwhile True: a.append(bytearray(1<<20))"
+COMMAND_TIMEOUT_MS = round(patience(30.0) * 1e3)
 
 
 class Machines:
@@ -43,7 +45,7 @@ class Machines:
         return self.live.ok("POST", f"/api/containers/{ctr}/{verb}", body)
 
     def run(self, ctr: str, *command: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask(ctr, "exec", {"command": list(command)})
+        found: dict[str, Any] = self.ask(ctr, "exec", {"command": list(command), "timeout_ms": COMMAND_TIMEOUT_MS})
         return found
 
     def sh(self, ctr: str, text: str) -> str:

@@ -82,7 +82,15 @@ def test_a_build_that_is_killed_leaves_nothing(own: Live) -> None:
 @pytest.mark.timeout(BUILD_S + 300)  # of packages from a mirror, and on as busy a machine as may be
 def test_apt_and_pip_work_in_it_and_it_stays(own: Live) -> None:
     begun = own.ok("POST", "/api/images/debian/build")
-    wait_for(lambda: debian(own)["state"] != "building", "the build", BUILD_S)
+    seen: list[float] = []
+
+    def over() -> bool:
+        seen.append(own.ok("GET", f"/api/operations/{begun['operation_id']}")["progress_pct"])
+        return bool(debian(own)["state"] != "building")
+
+    wait_for(over, "the build", BUILD_S)
+    assert seen == sorted(seen), "it never falls"
+    assert len({round(pct) for pct in seen}) > 20, seen
     ended = own.ok("GET", f"/api/operations/{begun['operation_id']}?wait_s=10")
     assert ended["status"] == "succeeded", ended
     assert ended["result"]["size_bytes"] > 50_000_000

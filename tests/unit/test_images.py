@@ -19,9 +19,11 @@ class Reported:
 
     def __init__(self) -> None:
         self.messages: list[str | None] = []
+        self.percent: list[float | None] = []
 
     def __call__(self, progress_pct: float | None = None, message: str | None = None) -> None:
         self.messages.append(message)
+        self.percent.append(progress_pct)
 
     def warn(self, text: str) -> None: ...
 
@@ -45,7 +47,7 @@ async def test_a_build_is_an_operation_and_there_is_one_at_a_time() -> None:
         said: Report = (reported := Reported())
         result = await platform.operations.works[begun.json["operation_id"]](said)
         assert result is not None and result["fingerprint"] == "d" * 32
-        assert reported.messages == ["I: extracting archives..."]
+        assert (reported.messages, reported.percent) == (["I: extracting archives..."], [12.0])
         shown = (await http("GET", "/api/images")).json["images"][0]
         assert (shown["state"], shown["size_bytes"]) == ("ready", 5_000_000)
         assert shown["built_at"].startswith("1970-01-01T00:16:40")
@@ -72,14 +74,14 @@ async def test_an_image_that_is_used_stays() -> None:
     platform = FakePlatform()
     async with serving(platform) as http:
         assert (await http("DELETE", "/api/images/debian")).code == "IMAGE_NOT_FOUND"
-        await platform.node_images.build("debian", lambda text: None)
+        await platform.node_images.build("debian", lambda text, pct: None)
         platform.node_images.users = 2
         assert (await http("DELETE", "/api/images/debian")).status == 409
         platform.node_images.users = 0
         assert (await http("DELETE", "/api/images/debian")).status == 204
         with pytest.raises(Conflict):
             platform.node_images.users = 1
-            await platform.node_images.build("debian", lambda text: None)
+            await platform.node_images.build("debian", lambda text, pct: None)
             await platform.images.delete("debian")
 
 
