@@ -12,7 +12,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -361,8 +361,9 @@ def test_a_client_that_leaves_in_the_middle_changes_nothing(live: Live, volume: 
     assert read(live, name, "f").body == b"old"
 
 
-def test_on_a_full_disk_a_write_fails_alone() -> None:
-    """A platform whose state folder is a small filesystem of its own: what is kept free lets it go on working."""
+@contextlib.contextmanager
+def small_disk() -> Iterator[Path]:
+    """A filesystem of 700 MiB, for a platform's state folder."""
     top = Path(tempfile.mkdtemp(prefix="quilt-small-", dir="/var/tmp"))
     top.chmod(0o755)
     image, folder = top / "disk", top / "mounted"
@@ -373,16 +374,39 @@ def test_on_a_full_disk_a_write_fails_alone() -> None:
     subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
     try:
         (folder / "p").mkdir()
-        with running(folder=folder / "p") as small:
-            small.ok("POST", "/api/volumes", {"name": "v"})
-            assert put(small, "v", "kept", b"old").status == 201
-            room = small.ok("GET", "/api/volumes/v/inspect")["free_bytes"]
-            fallocate = disk(small, "v") / "data" / "ballast"
-            subprocess.run(["fallocate", "-l", str(room - 5 * MIB), str(fallocate)], check=True)
-            for path in ("kept", "other"):
-                assert put(small, "v", path, bytes(30 * MIB)).code == "VOLUME_FULL"
-            assert read(small, "v", "kept").body == b"old"
-            assert small.call(small.deploy("def handler(event): return 1")) == 1
+        yield folder / "p"
     finally:
         subprocess.run(["umount", str(folder)], check=True)
         shutil.rmtree(top)
+
+
+def fill(live: Live, volume: str) -> None:
+    """All but 5 MiB."""
+    room = live.ok("GET", f"/api/volumes/{volume}/inspect")["free_bytes"]
+    ballast = disk(live, volume) / "data" / "ballast"
+    subprocess.run(["fallocate", "-l", str(room - 5 * MIB), str(ballast)], check=True)
+
+
+def test_on_a_full_disk_a_write_fails_alone() -> None:
+    """What is kept free lets the platform go on working."""
+    with small_disk() as folder, running(folder=folder, extra={"QUILT_DISK_RESERVE_MB": "0"}) as small:
+        small.ok("POST", "/api/volumes", {"name": "v"})
+        assert put(small, "v", "kept", b"old").status == 201
+        fill(small, "v")
+        for path in ("kept", "other"):
+            assert put(small, "v", path, bytes(30 * MIB)).code == "VOLUME_FULL"
+        assert read(small, "v", "kept").body == b"old"
+        assert small.call(small.deploy("def handler(event): return 1")) == 1
+
+
+def test_below_the_floor_of_free_disk_nothing_new_is_taken() -> None:
+    """What is there goes on, and deleting makes room."""
+    with small_disk() as folder, running(folder=folder, extra={"QUILT_DISK_RESERVE_MB": "64"}) as small:
+        name = small.deploy("def handler(event): return 1")
+        small.ok("POST", "/api/volumes", {"name": "v"})
+        fill(small, "v")
+        assert put(small, "v", "new", b"new").code == "DISK_FULL"
+        assert small.ask("POST", "/api/containers", {"name": "c"}).code == "DISK_FULL"
+        assert small.call(name) == 1
+        assert small.ask("DELETE", "/api/volumes/v/files/ballast").status == 204
+        assert put(small, "v", "new", b"new").status == 201
