@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from pool import tasks
 from pool.api import Operations, Report
 from pool.containers.service import ContainerService
 from pool.quotas import AtOnce
@@ -56,7 +57,17 @@ class ContainerArchives:
             record = await self._operations.begin(
                 tenant_id, "container.unpack", ("container", container_id), work, timeout_s=UNPACK_TIMEOUT_S
             )
-            await taken.wait()
+            # Also the end: an operation that is cancelled before it began takes nothing.
+            waits = {
+                asyncio.create_task(taken.wait()),
+                asyncio.create_task(self._operations.get(tenant_id, record.operation_id, UNPACK_TIMEOUT_S)),
+            }
+            try:
+                done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for each in done:
+                    each.exception()  # seen: where Redis is away the receipt can't be read, and it has ended
+            finally:
+                await tasks.end(waits)
         return record
 
     async def pack(self, tenant_id: str, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:

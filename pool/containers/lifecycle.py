@@ -114,11 +114,15 @@ class Lifecycle:
 
     async def pause(self, entry: ContainerEntry) -> None:
         """From running."""
-        await self._runtime.pause(entry.container_id)
         try:
+            await self._runtime.pause(entry.container_id)
             await self._registry.move(entry, State.PAUSED)
         except BaseException:
-            await self._runtime.resume(entry.container_id)
+            # Also where the pause was broken off: it may be frozen by then, and would answer nobody, running as it is.
+            try:
+                await self._runtime.resume(entry.container_id)
+            except QuiltError as second:
+                log.warning("container %s may be frozen: %s", entry.name, second.message)
             raise
 
     async def resume(self, entry: ContainerEntry) -> None:

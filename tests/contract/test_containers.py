@@ -321,6 +321,28 @@ async def test_its_working_directory_is_made_or_nothing_is(service: ContainerSer
     assert [record.name for record in (await service.list(TENANT, 10, None, None, {}))[0]] == [made.name]
 
 
+async def test_a_pause_that_is_broken_off_is_undone(
+    service: ContainerService, runtime: FakeContainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await new(service)
+    frozen = False
+
+    async def pause(container_id: str) -> None:
+        nonlocal frozen
+        frozen = True
+        raise SpawnerError("the spawner went away in the middle of this")
+
+    async def resume(container_id: str) -> None:
+        nonlocal frozen
+        frozen = False
+
+    monkeypatch.setattr(runtime, "pause", pause)
+    monkeypatch.setattr(runtime, "resume", resume)
+    with pytest.raises(SpawnerError, match="in the middle"):
+        await service.pause(TENANT, made.container_id)
+    assert ((await service.get(TENANT, made.container_id)).state, frozen) == (State.RUNNING, False)
+
+
 async def test_a_memory_kill_is_told_apart(service: ContainerService, runtime: FakeContainers) -> None:
     made = await new(service, command=["eat"])
     runtime.oom_kills = 1

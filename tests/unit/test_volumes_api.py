@@ -14,10 +14,12 @@ import pytest
 
 from gateway.volumes import byte_range
 from pool.events import Listener
+from pool.operations import Operations
 from pool.platform import Platform
 from pool.volumes import targets
 from pool.volumes.service import ARCHIVES_MAX
 from quilt_fn.errors import InvalidValue, RangeNotSatisfiable, VolumeAttached, VolumeFull, VolumeNotFound
+from quilt_fn.model.operation import OperationRecord
 from quilt_fn.model.volume import VolumeCreate, mode_bits
 from quilt_fn.settings import Settings
 from runtime.spawner import volume_mounts
@@ -235,6 +237,25 @@ async def test_archives_of_a_tenant_are_bounded_and_leave_room_for_others(node: 
     await asyncio.gather(*going_in)
     await closed(coming_out)
     assert (await node.http("POST", "/api/volumes/data/archive", data=b"1")).status == 200
+
+
+async def test_an_archive_is_answered_whose_operation_was_cancelled_before_it_began(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = (await node.http("POST", "/api/containers", json={"name": "box"})).json["container_id"]
+    begin = Operations.begin
+
+    async def begun_and_cancelled(self: Operations, *given: Any, **how: Any) -> OperationRecord:
+        record = await begin(self, *given, **how)
+        self._stop(self._live[record.operation_id], "CANCELLED")
+        return record
+
+    monkeypatch.setattr(Operations, "begin", begun_and_cancelled)
+    async with asyncio.timeout(10):
+        taken = await node.http("POST", f"/api/containers/{made}/archive?path=/srv", data=b"1")
+    assert taken.status == 202
+    ended = await node.http("GET", taken.json["status_url"] + "?wait_s=5")
+    assert ended.json["status"] == "cancelled"
 
 
 async def test_a_create_that_fails_leaves_nothing(node: Node) -> None:
