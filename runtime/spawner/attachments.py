@@ -96,6 +96,8 @@ class Attachments:
             for number in (self.state / "numbers").iterdir():
                 if number.read_text() not in there:  # claimed by an attach that was killed
                     number.unlink()
+            for claim in self.state.glob(".claim.*"):
+                self._unclaim(claim.name.removeprefix(".claim."))
             self.sweep(running)
             admitted = {found.tenant for ctr in running if (found := self.of(ctr))}
             surroundings.nft(self._rules(admitted))
@@ -254,12 +256,7 @@ ip saddr {self.subnet} ip daddr != {self.subnet} masquerade
         if found:
             (self.state / f"{ctr}.json").unlink(missing_ok=True)
             (self.state / "numbers" / str(found.number)).unlink(missing_ok=True)
-            return
-        # It has no network, or its start was killed between the claim of a number and the record of it.
-        for number in (self.state / "numbers").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if number.read_text() == ctr:
-                    number.unlink()
+        self._unclaim(ctr)
 
     def set_egress(self, ctr: str, tenant: str, egress: bool) -> None:
         """Whether it reaches anything but its tenant's containers: at once where it runs, connections that are open
@@ -319,6 +316,7 @@ ip saddr {self.subnet} ip daddr != {self.subnet} masquerade
         write_json(self.state / f"{ctr}.json", {
             "number": found.number, "tenant": found.tenant, "egress": found.egress, "link": found.link,
         })  # fmt: skip
+        self._claim(ctr).unlink(missing_ok=True)
 
     def _number(self, ctr: str) -> int:
         """A number that no other container has: not the lowest, so that an address that was given up rests a while."""
@@ -328,18 +326,33 @@ ip saddr {self.subnet} ip daddr != {self.subnet} masquerade
         with locked(self.lock):
             begin = int(last.read_text()) if last.exists() else 1
             # Each file is whole when it gets its name: this process may be killed at any point.
-            claim = last.with_name(f".claim.{os.getpid()}")
+            self._unclaim(ctr)
+            claim = self._claim(ctr)
             claim.write_text(ctr)
-            try:
-                for step in range(room):
-                    number = 2 + (begin - 1 + step) % room
-                    with contextlib.suppress(FileExistsError):
-                        os.link(claim, numbers / str(number))
-                        write_json(last, number)
-                        return number
-            finally:
-                claim.unlink()
+            for step in range(room):
+                number = 2 + (begin - 1 + step) % room
+                with contextlib.suppress(FileExistsError):
+                    os.link(claim, numbers / str(number))
+                    write_json(last, number)
+                    return number
+            claim.unlink()
         raise Refused(f"no address of {self.subnet} is free", "failed")
+
+    def _claim(self, ctr: str) -> Path:
+        """Is there from before the container has a number until that is on its record."""
+        return self.state / f".claim.{ctr}"
+
+    def _unclaim(self, ctr: str) -> None:
+        """Give up the number that a process claimed which was killed before it was on record. Idempotent."""
+        claim = self._claim(ctr)
+        if not claim.exists():
+            return
+        noted = self.of(ctr)
+        for number in (self.state / "numbers").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if number.read_text() == ctr and (noted is None or number.name != str(noted.number)):
+                    number.unlink()
+        claim.unlink()
 
     def _admit(self, tenant: str) -> None:
         """Let the tenant's containers speak to each other, from its first one on."""

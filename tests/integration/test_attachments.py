@@ -143,6 +143,35 @@ def test_addresses_last_and_nothing_of_the_link_does(tmp_path: Path) -> None:
     own_machine(tmp_path, work)
 
 
+def test_a_number_that_was_claimed_by_one_who_was_killed_is_given_up(tmp_path: Path) -> None:
+    """Between the claim and the record of it; by the next start, by the end of the container, by the next spawner."""
+
+    def work() -> None:
+        nets = prepared(tmp_path)
+        state = tmp_path / "state/network"
+
+        def numbers() -> list[str]:
+            return sorted(path.read_text() for path in (state / "numbers").iterdir())
+
+        nets._number(ONE)
+        assert numbers() == [ONE]
+        one, first = nets.attach(ONE, "acme")
+        os.close(one)
+        assert numbers() == [ONE] and nets.address(nets.of(ONE)) == first  # type: ignore[arg-type]
+        nets._number(TWO)
+        nets.forget(TWO)
+        assert numbers() == [ONE]
+        nets._number(TWO)
+        os.link(state / "numbers" / str(nets.of(ONE).number), state / f".claim.{ONE}")  # type: ignore[union-attr]
+        after = prepared(tmp_path, there={ONE, TWO})
+        assert numbers() == [ONE] and after.address(after.of(ONE)) == first  # type: ignore[arg-type]
+        after.forget(ONE)
+        assert not numbers() and not list(state.glob(".claim*"))
+        after.teardown()
+
+    own_machine(tmp_path, work)
+
+
 def test_a_platform_that_starts_again_has_its_place_and_its_addresses(tmp_path: Path) -> None:
     def work() -> None:
         nets = prepared(tmp_path)
