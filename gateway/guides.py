@@ -24,11 +24,13 @@ from gateway.route import Concern, Example, Query, Route
 MARKDOWN = "text/markdown"
 FORMATS = ("json", "markdown")
 
-
 REFERENCES = (
     "The requests work in their order, on a platform that has none of their names. {{name}} stands for the field "
     "`name` of the newest answer before that has one. $QUILT_URL is the platform, $QUILT_API_KEY your key."
 )
+
+LISTEN_S = 3
+"""How long an example of a stream listens."""
 
 
 def routes(concern: Concern) -> tuple[Route, ...]:
@@ -76,11 +78,10 @@ def examples(concern: Concern) -> dict[str, Any]:
 
 def curl(example: Example) -> str:
     """The request as a command of a shell that has QUILT_URL and QUILT_API_KEY."""
-    words = ["curl -sS"]
+    # `head` ends when it has its lines, but curl only when the next one comes, which may be long.
+    words = [f"curl -sN --max-time {LISTEN_S}" if example.lines else "curl -sS"]
     if example.method != "GET":
         words.append(f"-X {example.method}")
-    if example.lines:
-        words.append("-N")
     words += [f'"$QUILT_URL{example.path}"', '-H "X-Api-Key: $QUILT_API_KEY"']
     words += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in example.headers.items()]
     if isinstance(example.body, str):
