@@ -14,10 +14,13 @@ from pathlib import Path
 
 from runtime.spawner import kernel, namespaces
 from runtime.spawner.names import Config
+from tests.slowness import patience
 
 OUTSIDE = "198.51.100.1"
 """An address that plays the world beyond the uplink."""
 METADATA = "169.254.169.254"
+ANSWER_S = patience(1.5)
+"""How long an answer is waited for; the kernel asks again after one second."""
 
 
 def config(folder: Path, platform: str = "0123456789ab") -> Config:
@@ -110,7 +113,7 @@ def seen_at(namespace: int | None, address: str, port: int = 80, source: str | N
 
     def connect() -> socket.socket:
         sock = socket.socket()
-        sock.settimeout(0.4)
+        sock.settimeout(ANSWER_S)
         if source is not None:
             sock.setsockopt(socket.SOL_IP, socket.IP_FREEBIND if hasattr(socket, "IP_FREEBIND") else 15, 1)
             sock.bind((source, 0))
