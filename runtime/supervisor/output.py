@@ -26,8 +26,6 @@ class Lines:
 
     def close(self) -> None:
         """Take what is there and close. Idempotent."""
-        if self._pipe.closed:
-            return
         while self._read():
             pass
         self._end()
@@ -51,6 +49,9 @@ class Lines:
         return True
 
     def _end(self) -> None:
+        """Idempotent: what is left may end with the last words, or was read to its end before."""
+        if self._pipe.closed:
+            return
         asyncio.get_running_loop().remove_reader(self._pipe.fileno())
         if self._rest:
             self._take(self._rest.decode(errors="replace"))
