@@ -109,6 +109,8 @@ class Server:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         self.requests.clear()
+        if self.takers:  # what a start that was killed had taken is gone from the pool
+            self.refill_at = self.refill_at or time.monotonic() + REFILL_DELAY_S
         self.takers.clear()
         # Waited for, so that nothing which the next node makes is taken for what the last one left.
         os.waitpid(self._child(self._sweep), 0)
