@@ -46,6 +46,13 @@ class WaitingCriu:
         if not self._config.criu or not self._config.waiting.exists():
             return
         self._began = time.monotonic()
+        try:
+            self._spawn()
+        except OSError as error:  # no room for another process, say: restores do without until there is
+            print(f"quilt spawner: no CRIU can wait now: {error}", file=sys.stderr, flush=True)
+            self.due = self._began + PAUSE_S
+
+    def _spawn(self) -> None:
         path = _socket(self._config)
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:

@@ -117,6 +117,16 @@ def test_when_another_takes_its_place(waiting: WaitingCriu, config: Config, name
     assert waiting_criu.run(config, ["-c", "exit 3"], namespaces, 10.0) == 3
 
 
+def test_one_that_cannot_be_started_is_tried_again_later(config: Config, namespaces: list[int]) -> None:
+    """The spawner goes on without."""
+    process = WaitingCriu(replace(config, criu=("/nowhere/criu",)), 2)
+    process.start()
+    assert process.pid is None
+    assert process.due is not None and process.due > time.monotonic() + 1
+    with pytest.raises(NotWaiting):
+        waiting_criu.run(config, ["-c", "exit 0"], namespaces, 1.0)
+
+
 def test_nothing_waits_without_the_library(config: Config, namespaces: list[int]) -> None:
     process = WaitingCriu(replace(config, waiting=Path("/nowhere")), 2)
     process.start()

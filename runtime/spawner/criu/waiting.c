@@ -92,10 +92,12 @@ static void run(int peer, int argc, char **argv) {
     for (int i = 0; i < count; i++)
         close(fds[i]);
     struct pollfd watch[2] = {{.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN}, {.fd = peer, .events = POLLIN}};
-    while (poll(watch, 2, -1) < 0 && errno == EINTR)
-        ;
-    if (!watch[0].revents)
-        kill(pid, SIGKILL);
+    if (watch[0].fd >= 0) { /* else its end alone is waited for */
+        while (poll(watch, 2, -1) < 0 && errno == EINTR)
+            ;
+        if (!watch[0].revents)
+            kill(pid, SIGKILL);
+    }
     int status;
     if (waitpid(pid, &status, 0) != pid)
         say(peer, "failed: %s (%d)", "its end was not seen", errno);
