@@ -16,11 +16,9 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from quilt_fn.twins import background, both
+from quilt_fn.twins import Closed, background, both
 
 if TYPE_CHECKING:
-    from typing import Self
-
     import aiohttp
 
     from quilt_fn.client import Client
@@ -56,7 +54,7 @@ async def opened(client: Client, asked: dict[str, Any]) -> Terminal:
     return _terminal(client, await client._json("POST", SESSIONS, asked))
 
 
-class Terminal:
+class Terminal(Closed):
     """One session. `record` is what was last known of it. A context manager, sync and async, that ends it."""
 
     def __init__(self, client: Client, record: TerminalRecord) -> None:
@@ -78,18 +76,6 @@ class Terminal:
         the terminal, and nothing else.
         """
         return self._client.url + self._page_path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.close.aio()
 
     @both
     async def refresh(self) -> Terminal:
@@ -124,7 +110,7 @@ class Terminal:
         return self
 
 
-class Screen:
+class Screen(Closed):
     """One connection to a session: read what it shows, write what is typed. One reader at a time.
 
     `exit_code` and `reason` (exited, deleted, ttl, idle, container_gone) once `read` has answered nothing. A context
@@ -136,18 +122,6 @@ class Screen:
         self.reason: str | None = None
         self._held = _connection(client, attach_url)
         self._socket: aiohttp.ClientWebSocketResponse | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.close.aio()
 
     @both
     async def read(self) -> bytes:

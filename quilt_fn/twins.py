@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from quilt_fn.remote import RemoteTraceback
 
@@ -237,3 +237,22 @@ class both_items(Generic[S, P, R]):
 
     def __get__(self, instance: S | None, owner: type) -> both_items[S, P, R] | Items[P, R]:
         return self if instance is None else Items(self._implementation.__get__(instance, owner))
+
+
+class Closed:
+    """A context manager, sync and async, that closes what it is at the end."""
+
+    close: Any
+    """A `both` of the class that extends this."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close.aio()
