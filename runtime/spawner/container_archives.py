@@ -45,7 +45,8 @@ def _inside(
 
     def inside() -> dict[str, Any]:
         jail.as_root_of(namespaces)
-        jail.outlive_parent() if outlives else None
+        if outlives:
+            jail.outlive_parent()
         top = files.Top(os.open("/", files.FOLDER), -1, 0, mounts=True)
         with told(path):
             return work(top, path)

@@ -275,7 +275,8 @@ def _in_jail(
 
     def inside() -> dict[str, Any]:
         jail.as_tenant(users, top.data)
-        jail.outlive_parent() if outlives else None
+        if outlives:
+            jail.outlive_parent()
         with told(path):
             return work(top, path)
 
