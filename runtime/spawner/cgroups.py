@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.spawner import kernel
 from runtime.spawner.protocol import Refused
 
 ROOT = Path("/sys/fs/cgroup")
@@ -251,7 +252,7 @@ class Cgroups:
 def _kill_in_group(pid: int, groups: Cgroups, name: str, number: signal.Signals = signal.SIGKILL) -> None:
     """A pid can be used again: hold it by pidfd, look once more whether it is in the group, then kill."""
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = kernel.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:

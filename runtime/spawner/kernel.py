@@ -187,6 +187,18 @@ def mount_id(directory: int, name: str = "") -> int:
     return int.from_bytes(found.raw[_STATX_MNT_ID_AT : _STATX_MNT_ID_AT + 8], sys.byteorder)
 
 
+def pidfd_open(pid: int) -> int:
+    """Raises ProcessLookupError. A process that is being reaped while it is looked for is EINVAL to the kernel (seen on
+    6.12), not ESRCH; a pid of cgroup.procs or of ours can't be a mere thread, of which it says that too.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+        raise
+
+
 def keep_capabilities(wanted: Iterable[int]) -> None:
     """Let go of every capability but `wanted`, for good: the process can't gain any again."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)

@@ -22,6 +22,7 @@ from runtime.spawner import (
     image_names,
     images,
     jail,
+    kernel,
     processes,
     roots,
     sandbox,
@@ -231,7 +232,7 @@ class Machines(Context):
         return found
 
     def _spoken_to(self, ctr: str, pid: int, base: int, address: str | None) -> Answer:
-        pidfd = os.pidfd_open(pid)
+        pidfd = kernel.pidfd_open(pid)
         sock = sandbox.connect(pid, INIT_ADDRESS, base, CONNECT_S)
         return {"pid": pid, "address": address}, [sock.detach(), pidfd, self.groups.memory_events(ctr)]
 

@@ -142,7 +142,7 @@ class Operations(Context):
         meta = self._meta(ctr)
         base = tenants.base_id(self.config, meta["lowers"]["tenant"])
         sock = sandbox.connect(meta["pid"], sandbox.TEMPLATE_ADDRESS, base, 2.0)
-        return {"pid": meta["pid"]}, [sock.detach(), os.pidfd_open(meta["pid"]), self.groups.memory_gauge(ctr)]
+        return {"pid": meta["pid"]}, [sock.detach(), kernel.pidfd_open(meta["pid"]), self.groups.memory_gauge(ctr)]
 
     def delete(self, message: Message, fds: list[int]) -> Answer:
         """{container} → {oom_kills}. Idempotent."""
@@ -253,7 +253,7 @@ class Operations(Context):
         meta_path = self.config.container(ctr) / "meta.json"
         meta = json.loads(meta_path.read_text())
         write_json(meta_path, {**meta, "pid": pid, "started": started_at(pid)})
-        pidfd = os.pidfd_open(pid)
+        pidfd = kernel.pidfd_open(pid)
         sock = sandbox.connect(pid, sandbox.TEMPLATE_ADDRESS, base, timeout_s)
         return {"pid": pid}, [sock.detach(), pidfd, self.groups.memory_gauge(ctr)]
 

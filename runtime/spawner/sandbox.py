@@ -217,7 +217,7 @@ def connect(pid: int, address: str, uid: int, timeout_s: float) -> socket.socket
     """
     try:
         network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        watch = os.pidfd_open(pid)
+        watch = kernel.pidfd_open(pid)
     except (FileNotFoundError, ProcessLookupError):
         raise Refused("the container's init has ended", "failed") from None
     kernel.setns(network, kernel.CLONE_NEWNET)

@@ -6,6 +6,7 @@ Not here: starting any (`child`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -31,7 +32,9 @@ def wait(pid: int, seconds: float) -> bool:
     """Wait for the end of a process that need not be our child; whether it ended in time."""
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno not in (errno.ESRCH, errno.EINVAL):  # EINVAL: it was being reaped at this moment
+            raise
         return True
     try:
         poll = select.poll()
