@@ -229,7 +229,9 @@ def _refuse(entry: FunctionEntry) -> Target | None:
     if state is FunctionState.DELETING:
         return None
     if entry.asked == ASKED_PAUSED:
-        raise FunctionPaused(f"function {name!r} is paused", details=details, hint="Resume it.")
+        raise FunctionPaused(
+            f"function {name!r} is paused", details=details, hint=f"`quilt functions resume {name}` serves it again."
+        )
     if state is FunctionState.ERROR:
         raise FunctionBroken(f"function {name!r} could not be deployed: {entry.newest_version.error}", details=details)
     raise FunctionNotDeployed(f"function {name!r} has not been deployed", details=details, hint="Deploy it first.")

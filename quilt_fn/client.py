@@ -19,6 +19,7 @@ from quilt_fn.twins import both, both_items
 
 if TYPE_CHECKING:
     from quilt_fn.containers import Containers
+    from quilt_fn.guides import Guides
     from quilt_fn.images import Images
     from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
     from quilt_fn.model.invocation import InvocationRecord
@@ -57,6 +58,13 @@ class Client(Connection):
         from quilt_fn.containers import Containers
 
         return Containers(self)
+
+    @property
+    def guides(self) -> Guides:
+        """What the platform tells of its API."""
+        from quilt_fn.guides import Guides
+
+        return Guides(self)
 
     @property
     def images(self) -> Images:
@@ -318,9 +326,10 @@ class Client(Connection):
         return PoolRecord.model_validate(answer)
 
     @both
-    async def drop_template(self, function_id: str) -> bool:
-        """End the live template, so that the next start is a restore; whether there was one."""
-        answer = await self._json("POST", f"/api/functions/{_id(function_id)}/template/drop", safe=True)
+    async def drop_template(self, function_id: str, *, snapshot: bool = False) -> bool:
+        """End the live template, so that the next start is a restore, with `snapshot` a boot; whether there was one."""
+        query = _query(snapshot="true" if snapshot else None)
+        answer = await self._json("POST", f"/api/functions/{_id(function_id)}/template/drop", query=query, safe=True)
         return bool(answer["dropped"])
 
     @both

@@ -1,11 +1,13 @@
-"""`quilt functions`: list, get, delete.
+"""`quilt functions`: list, get, pause and resume, scale, their invocations, delete.
 
-Not here: deploying them (`deploy`).
+Not here: deploying them (`deploy`), calling them (`invoke`).
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -15,11 +17,12 @@ from quilt_fn.cli.deploy import url_of
 
 if TYPE_CHECKING:
     from quilt_fn.model.function import FunctionRecord
+    from quilt_fn.model.invocation import InvocationRecord
 
 
-@click.group(short_help="List, show and delete functions.")
+@click.group(short_help="List, show, change and delete functions.")
 def functions() -> None:
-    """List, show and delete functions."""
+    """List, show, change and delete functions."""
 
 
 @functions.command("list", short_help="List the functions, newest first.")
@@ -73,6 +76,109 @@ def _facts(record: FunctionRecord) -> list[tuple[str, object]]:
         ("updated", record.updated_at),
     ]
     return facts
+
+
+@functions.command("pause", short_help="Serve functions no longer, until they are resumed.")
+@click.argument("names", nargs=-1, required=True)
+@output.json_option
+def pause(names: tuple[str, ...], as_json: bool) -> None:
+    """Serve functions no longer: running invocations end, the instances go, code and snapshots stay."""
+    _each(names, output.client().pause, "paused", as_json)
+
+
+@functions.command("resume", short_help="Serve paused functions again.")
+@click.argument("names", nargs=-1, required=True)
+@output.json_option
+def resume(names: tuple[str, ...], as_json: bool) -> None:
+    """Serve paused functions again; it returns when they can."""
+    _each(names, output.client().resume, "resumed", as_json)
+
+
+def _each(names: tuple[str, ...], change: Callable[[str], FunctionRecord], done: str, as_json: bool) -> None:
+    client = output.client()
+    found = [client.function_by_name(name) for name in names]  # a name that there is not stops it before any change
+    records = [change(record.id) for record in found]
+    if as_json:
+        output.print_json({"functions": records})
+        return
+    for record in records:
+        click.echo(f"{done} {record.name}", err=True)
+
+
+@functions.command("scale", short_help="Keep more or fewer instances, without a new version.")
+@click.argument("name")
+@click.option("--min", "least", type=click.IntRange(0, 1000), help="So many at least.")
+@click.option("--max", "most", type=click.IntRange(1, 1000), help="Never more.")
+@output.json_option
+def scale(name: str, least: int | None, most: int | None, as_json: bool) -> None:
+    """Keep at least --min and never more than --max instances, until a deploy gives others. What is not given stays."""
+    if least is None and most is None:
+        raise click.UsageError("give --min, --max, or both")
+    client = output.client()
+    record = client.function_by_name(name)
+    least = record.min_instances if least is None else least
+    most = record.max_instances if most is None else most
+    pool = client.set_pool_target(record, least, most)
+    if as_json:
+        output.print_json(pool)
+    else:
+        click.echo(f"{name}: {least} to {most} instances, {pool.total_count} now", err=True)
+
+
+@functions.command("drop-template", short_help="Make the next start a restore, or a boot.")
+@click.argument("name")
+@click.option("--snapshot", is_flag=True, help="The snapshot too: the next start is a boot, which makes both anew.")
+@output.json_option
+def drop_template(name: str, snapshot: bool, as_json: bool) -> None:
+    """End the live template that instances are forked from, and give its memory back: the next start is a restore."""
+    client = output.client()
+    dropped = client.drop_template(client.function_by_name(name).id, snapshot=snapshot)
+    if as_json:
+        output.print_json({"dropped": dropped})
+    else:
+        template = "dropped the template" if dropped else "there was no template"
+        click.echo(f"{name}: {template}{', dropped the snapshot' if snapshot else ''}", err=True)
+
+
+@functions.command("invocations", short_help="List a function's invocations, or show one.")
+@click.argument("name")
+@click.argument("invocation_id", required=False)
+@click.option("--status", help="Only those in this status, such as failed.")
+@output.page_options
+@output.json_option
+def invocations(
+    name: str, invocation_id: str | None, status: str | None, limit: int, cursor: str | None, as_json: bool
+) -> None:
+    """List a function's invocations, newest first. With an id, all that is known of that one."""
+    client = output.client()
+    function_id = client.function_by_name(name).id
+    if invocation_id is not None:
+        record = client.invocation(function_id, invocation_id)
+        output.print_json(record) if as_json else output.table(["", ""], _facts_of_call(record), empty="")
+        return
+    output.page(
+        "invocations", client.invocations(function_id, status=status, limit=limit, cursor=cursor),
+        ["invocation", "status", "start", ">took", "begun", "error"],
+        lambda i: (i.invocation_id, i.status, i.start, i.duration_ms and f"{i.duration_ms:,.1f} ms",
+                   output.ago(i.started_at), i.error_message),
+        empty=f"{name} has no such invocations", as_json=as_json,
+    )  # fmt: skip
+
+
+def _facts_of_call(record: InvocationRecord) -> list[tuple[str, object]]:
+    times = record.timings
+    return [
+        ("status", record.status + (f": {record.error_code}" if record.error_code else "")),
+        ("version", record.version),
+        ("start", record.start),
+        ("instance", record.instance_id),
+        ("begun", output.ago(record.started_at)),
+        ("took", f"{times.queue_ms:,.1f} ms queued, {times.start_ms:,.1f} ms to start, {times.run_ms:,.1f} ms to run"),
+        ("result", None if record.result is None else json.dumps(record.result, ensure_ascii=False)),
+        ("error", record.error.traceback or record.error_message if record.error else record.error_message),
+        ("stdout", record.stdout or None),
+        ("stderr", record.stderr or None),
+    ]
 
 
 @functions.command("delete", short_help="Delete functions.")

@@ -24,7 +24,7 @@ COMMANDS = {
     "service": Where("quilt_fn.cli.platform:service", "Start the platform with the machine (systemd)."),
     "deploy": Where("quilt_fn.cli.deploy:deploy", "Deploy a file, a folder, or an App's functions."),
     "invoke": Where("quilt_fn.cli.invoke:invoke", "Call a function and print its result."),
-    "functions": Where("quilt_fn.cli.functions:functions", "List, show and delete functions."),
+    "functions": Where("quilt_fn.cli.functions:functions", "List, show, change and delete functions."),
     "pool": Where("quilt_fn.cli.pool:pool", "Show how many instances each function has."),
     "logs": Where("quilt_fn.cli.logs:logs", "Print what a function wrote."),
     "exec": Where("quilt_fn.cli.exec:exec_", "Run a command in a container."),
@@ -39,6 +39,7 @@ COMMANDS = {
     "keys": Where("quilt_fn.cli.keys:keys", "List, make and delete API keys."),
     "volumes": Where("quilt_fn.cli.volumes:volumes", "List, make and delete volumes, and see what is in them."),
     "cp": Where("quilt_fn.cli.cp:cp", "Copy files and folders to and from volumes and containers."),
+    "guide": Where("quilt_fn.cli.guide:guide", "Read what the HTTP API can do, by concern."),
     "bench": Where("quilt_fn.cli.platform:bench", "Measure starts and throughput on this machine."),
 }
 

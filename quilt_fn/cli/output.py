@@ -110,11 +110,12 @@ def all_went_well(record: OperationRecord) -> bool:
     return record.status == "succeeded" and all(item.get("status") == "succeeded" for item in record.items)
 
 
-def ago(iso: str | None) -> str | None:
-    """An ISO time as "3 min ago"."""
-    if iso is None:
+def ago(moment: str | float | None) -> str | None:
+    """An ISO time, or epoch seconds, as "3 min ago"."""
+    if moment is None:
         return None
-    seconds = max(0.0, time.time() - datetime.fromisoformat(iso).timestamp())
+    then = datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else moment
+    seconds = max(0.0, time.time() - then)
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{int(seconds // size)} {unit} ago"

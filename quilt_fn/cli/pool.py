@@ -1,6 +1,6 @@
 """`quilt pool`: how many instances of each function there are, or each instance of one.
 
-Not here: changing that; it is part of a function's options.
+Not here: changing that (`functions scale`, and a function's options).
 """
 
 from __future__ import annotations

@@ -58,6 +58,10 @@ class FakeGateway:
         self.bundles: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
+        self.queries: list[dict[str, str]] = []
+        """The queries of the routes whose query matters to a test."""
+        self.unhealthy: str | None = None
+        """Why the concern `volumes` can't work."""
         self.build_error: QuiltError | None = None
         self.invocation: dict[str, Any] = {}
         """What invoke answers, beside the defaults of a success."""
@@ -117,6 +121,8 @@ class FakeGateway:
         app.router.add_get("/api/keys", self._keys)
         app.router.add_post("/api/keys", self._create_key)
         app.router.add_delete("/api/keys/{id}", self._delete_key)
+        app.router.add_get("/openapi.json", self._openapi)
+        app.router.add_get("/api/volumes/{about:help|examples|health}", self._guide)
         app.router.add_post("/fn/{name}", self._call)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
@@ -278,13 +284,18 @@ class FakeGateway:
         }  # fmt: skip
         return web.json_response(record | self.invocation)
 
+    def _invocation_of(self, function_id: str) -> dict[str, Any]:
+        return {"invocation_id": "inv_1", "function_id": function_id, "function_name": "f", "version": 1,
+                "status": "success", "started_at": 0.0, "duration_ms": 1234.5, "start": "fork"}  # fmt: skip
+
     async def _invocation(self, request: web.Request) -> web.Response:
-        record = {"invocation_id": "inv_1", "function_id": request.match_info["id"], "function_name": "f", "version": 1,
-                  "status": "success", "started_at": 0.0}  # fmt: skip
-        return web.json_response(record)
+        return web.json_response(self._invocation_of(request.match_info["id"]))
 
     async def _invocations(self, request: web.Request) -> web.Response:
-        return web.json_response({"invocations": [], "next_cursor": None})
+        all_of_it = [self._invocation_of(request.match_info["id"])]
+        wanted = request.query.get("status")
+        found = [record for record in all_of_it if wanted in (None, record["status"])]
+        return web.json_response({"invocations": found, "next_cursor": None})
 
     async def _logs(self, request: web.Request) -> web.Response:
         wanted = request.query.get("invocation_id")
@@ -303,8 +314,19 @@ class FakeGateway:
     async def _pool_stats(self, _request: web.Request) -> web.Response:
         return web.json_response({"pools": [self._pool_of(function_id) for function_id in self.functions]})
 
-    async def _drop(self, _request: web.Request) -> web.Response:
+    async def _drop(self, request: web.Request) -> web.Response:
+        self.queries.append(dict(request.query))
         return web.json_response({"dropped": True})
+
+    async def _openapi(self, _request: web.Request) -> web.Response:
+        tags = [{"name": "volumes", "description": "Folders that stay."}, {"name": "platform", "description": "It."}]
+        return web.json_response({"tags": tags, "paths": {"/api/volumes/help": {}, "/health": {}}})
+
+    async def _guide(self, request: web.Request) -> web.Response:
+        if "format" in request.query:
+            return web.Response(text="# volumes\n", content_type="text/markdown")
+        told = {"concern": "volumes", "healthy": self.unhealthy is None, "reason": self.unhealthy}
+        return web.json_response({**told, "about": request.match_info["about"]})
 
     async def _keys(self, _request: web.Request) -> web.Response:
         key = {"key_id": "key_1", "name": "first", "created_at": "2026-01-01T00:00:00.000Z"}

@@ -17,7 +17,7 @@ import pytest
 
 from quilt_fn.cli import main as cli
 from quilt_fn.cli import platform, reference
-from quilt_fn.errors import BuildFailed, Conflict, LimitReached, RateLimited
+from quilt_fn.errors import BuildFailed, Conflict, LimitReached, RateLimited, RouteNotFound
 from runtime import service
 from runtime.doctor.__main__ import main as doctor
 from runtime.supervisor import __main__ as supervisor
@@ -378,6 +378,66 @@ def test_functions(quilt: Any, gateway: FakeGateway, monkeypatch: pytest.MonkeyP
     assert not gateway.functions
     empty = quilt("functions", "list")
     assert (empty.code, empty.out) == (0, "") and "no functions" in empty.err
+
+
+@pytest.mark.usefixtures("deployed")
+def test_functions_are_paused_and_resumed(quilt: Any, gateway: FakeGateway) -> None:
+    for command in ("pause", "resume"):
+        assert quilt("functions", command, "f", "absent").code == 3  # and nothing was done to f:
+        assert ("POST", f"/api/functions/fn_0/{command}") not in gateway.requests
+        assert f"{command}d f" in quilt("functions", command, "f").err
+        assert quilt("functions", command, "f", "--json").json["functions"][0]["name"] == "f"
+        assert gateway.requests.count(("POST", f"/api/functions/fn_0/{command}")) == 2
+
+
+@pytest.mark.usefixtures("deployed")
+def test_scaling_leaves_what_is_not_given(quilt: Any, gateway: FakeGateway) -> None:
+    refused = quilt("functions", "scale", "f")
+    assert refused.code == 2 and "--min" in refused.err
+    before = the_function(gateway)
+    assert quilt("functions", "scale", "f", "--max", "50").code == 0
+    assert json.loads(gateway.bodies[-1]) == {"min_instances": before["min_instances"], "max_instances": 50}
+    assert quilt("functions", "scale", "f", "--min", "0", "--max", "7", "--json").json["total_count"] == 1
+    assert json.loads(gateway.bodies[-1]) == {"min_instances": 0, "max_instances": 7}
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_template_is_dropped_with_or_without_its_snapshot(quilt: Any, gateway: FakeGateway) -> None:
+    assert quilt("functions", "drop-template", "f").code == 0
+    assert quilt("functions", "drop-template", "f", "--snapshot", "--json").json == {"dropped": True}
+    assert gateway.queries == [{}, {"snapshot": "true"}]
+
+
+@pytest.mark.usefixtures("deployed")
+def test_invocations(quilt: Any) -> None:
+    listed = quilt("functions", "invocations", "f").out
+    assert "inv_1" in listed and "fork" in listed and "1,234.5 ms" in listed and "d ago" in listed
+    none = quilt("functions", "invocations", "f", "--status", "failed")
+    assert (none.code, none.out) == (0, "") and "no such invocations" in none.err
+    assert quilt("functions", "invocations", "f", "--json").json["invocations"][0]["status"] == "success"
+    assert "ms to start" in quilt("functions", "invocations", "f", "inv_1").out
+    assert quilt("functions", "invocations", "f", "inv_1", "--json").json["invocation_id"] == "inv_1"
+
+
+def test_the_guide(quilt: Any, gateway: FakeGateway) -> None:
+    listed = quilt("guide").out
+    assert "volumes" in listed and "Folders that stay." in listed and "platform" not in listed
+    assert quilt("guide", "--json").json == {"concerns": [{"name": "volumes", "says": "Folders that stay."}]}
+    assert quilt("guide", "volumes").out == "# volumes\n"
+    assert quilt("guide", "volumes", "--json").json["about"] == "help"
+    assert quilt("guide", "volumes", "--examples", "--json").json["about"] == "examples"
+    assert "can work now" in quilt("guide", "volumes", "--health").out
+    gateway.unhealthy = "the disk is full"
+    ill = quilt("guide", "volumes", "--health")
+    assert ill.code == 1 and "can't work now: the disk is full" in ill.out
+    assert quilt("guide", "volumes", "--health", "--json").code == 1
+    assert quilt("guide", "--health").code == 2
+
+
+def test_a_guide_that_there_is_not(quilt: Any, gateway: FakeGateway) -> None:
+    gateway.fail_next(RouteNotFound("there is no route /api/volume/help"))
+    refused = quilt("guide", "volume")
+    assert refused.code == 2 and "one of volumes" in refused.err
 
 
 @pytest.mark.usefixtures("deployed")
