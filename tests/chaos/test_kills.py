@@ -15,6 +15,7 @@ import pytest
 
 from tests.integration import census
 from tests.integration.live import Answer, Live, running, wait_for
+from tests.slowness import patience
 
 ECHO = "def handler(event): return event"
 SLOW = "import time\ndef handler(event):\n    time.sleep(event.get('s', 0))\n    return 'done'"
@@ -116,7 +117,8 @@ def test_functions_go_on_while_redis_is_away(live: Live) -> None:
     function_id = live.id(name)
     with stopped(live.pid("redis")):
         assert live.ask("POST", f"/fn/{name}", {}, timeout_s=10).start == "warm"
-        both = live.many(2, lambda _: live.ask("POST", f"/fn/{name}", {"s": 0.5}, timeout_s=10), 2)
+        at_once = {"s": patience(0.5)}
+        both = live.many(2, lambda _: live.ask("POST", f"/fn/{name}", at_once, timeout_s=10), 2)
         assert sorted(str(a.start) for a in both) == ["fork", "warm"]
         sent = {"name": "not-now", "handler": "main:handler", "source": ECHO}
         got = live.ask("POST", "/api/functions", sent, timeout_s=30)

@@ -10,6 +10,7 @@ import socket
 
 from tests.integration.live import Live
 from tests.integration.test_bad_days import SOURCE
+from tests.slowness import patience
 
 KINDS = {
     "remembers": 500, "raises": 80, "exits": 20, "really_exits": 40, "killed": 40, "crashes": 20, "closes": 20,
@@ -21,7 +22,7 @@ KINDS = {
 def test_a_thousand_mixed_invocations(live: Live) -> None:
     """The fixture compares processes, mounts, cgroups, networks, descriptors, folders and keys afterwards."""
     assert sum(KINDS.values()) == 1000
-    spec = {"memory_limit_mb": 96, "pids_limit": 64, "max_instances": 4, "timeout_seconds": 20}
+    spec = {"memory_limit_mb": 96, "pids_limit": 64, "max_instances": 4, "timeout_seconds": patience(20)}
     names = [live.deploy(SOURCE, **spec), live.deploy(SOURCE, **spec)]
     work = [kind for kind, count in KINDS.items() for _ in range(count)]
     random.Random(7).shuffle(work)
