@@ -15,10 +15,12 @@ from typing import Any
 import fakeredis
 import pytest
 
+from pool import redis_link
 from pool.platform import Platform
 from pool.redis_link import Client, RedisLink, connect
 from quilt_fn.settings import Settings
 from tests.fakes.runtime import FakeRuntime
+from tests.slowness import patience
 
 KINDS = [
     "fake",
@@ -46,7 +48,7 @@ class RedisServer:
         )  # fmt: skip
         link = RedisLink(connect(self.url))
         try:
-            await link.wait(10)
+            await link.wait(patience(10))
         finally:
             await link.close()
 
@@ -81,6 +83,13 @@ class RedisHandle:
             await self.server.start()
         else:
             self._fake.connected = True
+
+
+@pytest.fixture(autouse=True)
+def patient_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link is as patient as the machine is slow."""
+    for limit in ("TIMEOUT_S", "CONNECT_TIMEOUT_S"):
+        monkeypatch.setattr(redis_link, limit, patience(getattr(redis_link, limit)))
 
 
 @pytest.fixture(params=KINDS)

@@ -164,8 +164,9 @@ async def test_a_cancel_before_it_began_and_two_at_once(make: Make) -> None:
     operations = await make()
     held = Held()
     record = await begin(operations, held)  # its task has not had a turn yet
-    both = await asyncio.gather(*(operations.cancel(TENANT, record.operation_id) for _ in range(2)))
-    assert [each.status for each in both] == ["cancelled", "cancelled"]
+    later = asyncio.ensure_future(operations.cancel(TENANT, record.operation_id))  # has its turn behind the task
+    first = await operations.cancel(TENANT, record.operation_id)  # stops it before it waits for the first time
+    assert [first.status, (await later).status] == ["cancelled", "cancelled"]
     assert held.undone == 0 and not held.began.is_set()
 
 
@@ -305,6 +306,7 @@ async def test_pages_are_newest_first_and_stable_under_inserts(make: Make) -> No
     third, last = await operations.list(TENANT, None, 3, cursor)
     assert [each.operation_id for each in first + second + third] == ids[6::-1]
     assert last is None
+    await until(lambda: not operations._live)
     held = Held()
     running = await begin(operations, held)
     await held.began.wait()
