@@ -87,12 +87,17 @@ class Process(Protocol):
     stdout: int
     stderr: int | None
 
+    @property
+    def frozen(self) -> bool:
+        """Its container is paused: signals arrive when it is resumed, and the end comes no sooner."""
+        ...
+
     async def wait(self) -> int:
         """The exit code; 128 + signal where one ended it. Raises ContainerNotRunning when the container ended first."""
         ...
 
     async def kill(self, signal: int) -> None:
-        """To the command's process group. Nothing happens where it has ended."""
+        """To the command's process group. Nothing happens where it has ended. Where it is frozen, nobody answers."""
         ...
 
     def resize(self, columns: int, rows: int) -> None:
@@ -110,6 +115,8 @@ class InitLink(Protocol):
 
     on_lost: Callable[[], None]
     on_main_exit: Callable[[int], None]
+    frozen: bool
+    """Whether the container is paused. Init then answers when it is resumed."""
 
     async def status(self, timeout_s: float = 2.0) -> InitStatus: ...
 

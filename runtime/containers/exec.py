@@ -94,21 +94,30 @@ async def _until(process: Process, deadline: float) -> tuple[int, bool]:
 
 
 async def end(process: Process) -> int:
-    """SIGTERM to the process group, 2 s, SIGKILL; its exit code. Raises Unavailable where even that does not end it."""
-    await kill_quietly(process, signal.SIGTERM)
-    try:
-        async with asyncio.timeout(GRACE_S):
-            return await process.wait()
-    except TimeoutError:
-        await kill_quietly(process, signal.SIGKILL)
-    try:
-        async with asyncio.timeout(KILLED_WITHIN_S):
-            return await process.wait()
-    except TimeoutError:
-        raise Unavailable(
-            f"process {process.pid} did not end although it was killed; it may wait for a disk",
-            details={"limit": "kill", "pid": process.pid},
-        ) from None
+    """SIGTERM to the process group, 2 s, SIGKILL; its exit code.
+
+    Raises Unavailable where even that does not end it, and ContainerNotRunning where the container is paused: what was
+    sent ends it when it is resumed.
+    """
+    for number, within_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILLED_WITHIN_S)):
+        await kill_quietly(process, number)
+        if process.frozen:
+            await kill_quietly(process, signal.SIGKILL)
+            raise ContainerNotRunning(
+                f"the container was paused while process {process.pid} ran, and its time is over: it ends when the "
+                "container is resumed",
+                details={"state": "paused", "pid": process.pid},
+                hint="Resume it.",
+            )
+        try:
+            async with asyncio.timeout(within_s):
+                return await process.wait()
+        except TimeoutError:
+            continue
+    raise Unavailable(
+        f"process {process.pid} did not end although it was killed; it may wait for a disk",
+        details={"limit": "kill", "pid": process.pid},
+    )
 
 
 async def kill_quietly(process: Process, number: int) -> None:

@@ -80,6 +80,10 @@ class InitProcess:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._ended.add_done_callback(lambda done: done.cancelled() or done.exception())  # who does not wait, need not
 
+    @property
+    def frozen(self) -> bool:
+        return self._link.frozen
+
     async def wait(self) -> int:
         return await asyncio.shield(self._ended)
 
@@ -108,6 +112,7 @@ class InitLink:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MESSAGE_LIMIT)
         self.on_lost: Callable[[], None] = _nothing
         self.on_main_exit: Callable[[int], None] = lambda _code: None
+        self.frozen = False
         self._sock: socket.socket | None = sock
         self._loop = asyncio.get_running_loop()
         self._number = 0
@@ -143,6 +148,9 @@ class InitLink:
         await self._done(Op.KILL, a=pid, b=signal)
 
     async def kill_group(self, pid: int, signal: int) -> None:
+        if self.frozen:
+            self._kill_unanswered(pid, signal)
+            return
         await self._done(Op.KILL, a=pid, b=signal, flags=KILL_GROUP)
 
     def close(self) -> None:
@@ -222,13 +230,13 @@ class InitLink:
         """A command was started in the very turn in which its caller was cancelled: nobody will read it."""
         if process is not None:
             _close([process.stdin] if process.stderr is None else [process.stdin, process.stdout, process.stderr])
-            self._end_unseen(process.pid)
+            self._kill_unanswered(process.pid, signal.SIGKILL)
 
-    def _end_unseen(self, pid: int) -> None:
-        """Kill what nobody asks for any more. Where init takes no message now, it is left with its pipes closed."""
+    def _kill_unanswered(self, pid: int, number: int) -> None:
+        """Of what nobody asks for any more. Where init takes no message now, it is left with its pipes closed."""
         if self._sock is not None:
             with contextlib.suppress(OSError):
-                self._sock.send(REQUEST.pack(Op.KILL, 0, KILL_GROUP, pid, signal.SIGKILL, 0, 0))
+                self._sock.send(REQUEST.pack(Op.KILL, 0, KILL_GROUP, pid, number, 0, 0))
 
     async def _send(self, message: bytes, fds: list[int], number: int, future: asyncio.Future[Answer]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -294,7 +302,7 @@ class InitLink:
             if future is None or future.done():
                 _close(fds)  # its caller has gone
                 if kind == Kind.STARTED and fds:
-                    self._end_unseen(a)
+                    self._kill_unanswered(a, signal.SIGKILL)
                 return
             process = None
             if kind == Kind.STARTED and len(fds) in (1, 3):

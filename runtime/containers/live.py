@@ -48,13 +48,21 @@ class Live:
         self._on_gone = on_gone
         self._ended = asyncio.Event()
         self._rejoining: asyncio.Task[None] | None = None
+        self._frozen = False
         self._connect(socket.socket(fileno=control))
         asyncio.get_running_loop().add_reader(pidfd, self._init_ended)
 
     def _connect(self, sock: socket.socket) -> None:
         link = self.link = InitLink(sock)
+        link.frozen = self._frozen
         link.on_lost = self._lost
         link.on_main_exit = lambda code: self.on_main_exit(code)
+
+    def froze(self, frozen: bool) -> None:
+        """To be told when it is paused and resumed."""
+        self._frozen = frozen
+        if self.link is not None:
+            self.link.frozen = frozen
 
     async def ended(self, timeout_s: float) -> bool:
         """Whether init ends within that time."""

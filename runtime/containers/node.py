@@ -102,6 +102,7 @@ class NodeContainers:
         try:
             async with asyncio.timeout_at(deadline):
                 await self._spawner.request("thaw", container=live.container_id)
+                live.froze(False)
                 if live.link is None:
                     return
                 await live.link.kill(-1, signal.SIGTERM)
@@ -120,9 +121,16 @@ class NodeContainers:
 
     async def pause(self, container_id: str) -> None:
         await self._of_running("freeze", container_id)
+        self._froze(container_id, True)
 
     async def resume(self, container_id: str) -> None:
         await self._of_running("thaw", container_id)
+        self._froze(container_id, False)
+
+    def _froze(self, container_id: str, frozen: bool) -> None:
+        live = self._live.get(container_id)
+        if live is not None:  # else its init has ended meanwhile
+            live.froze(frozen)
 
     async def resize(self, container_id: str, memory_mb: int, cpu_percent: int, pids: int) -> None:
         try:

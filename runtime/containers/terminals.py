@@ -207,6 +207,9 @@ class Session:
         """As a terminal that is closed does: SIGHUP, and SIGKILL for what does not care."""
         for number, patience_s in ((signal.SIGHUP, GRACE_S), (signal.SIGKILL, KILLED_WITHIN_S)):
             await kill_quietly(self._process, number)
+            if self._process.frozen:
+                await kill_quietly(self._process, signal.SIGKILL)  # both arrive when the container is resumed
+                return
             await asyncio.wait((waiter,), timeout=patience_s)
             if waiter.done():
                 return

@@ -34,6 +34,7 @@ class FakeLink:
         self.log: tuple[int, int] | None = None
         self.on_lost: Callable[[], None] = lambda: None
         self.on_main_exit: Callable[[int], None] = lambda _code: None
+        self.frozen = False
 
     async def status(self, timeout_s: float = 2.0) -> InitStatus:
         return InitStatus(self.live.main_pid, self.live.main_exit, self.live.main_pid is not None)

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ class Machines:
         begun = self.ask(ctr, verb)
         found: dict[str, Any] = self.live.ok("GET", f"/api/operations/{begun['operation_id']}?wait_s=30")
         return found
+
+    def commands(self, ctr: str) -> list[str]:
+        """The command lines of what runs."""
+        found = self.live.ok("GET", f"/api/containers/{ctr}/processes")["processes"]
+        return [str(process["command"]) for process in found]
 
     def delete_all(self) -> None:
         for ctr in self.made:
@@ -107,6 +113,24 @@ def test_nothing_is_left_of_it(live: Live, machines: Machines) -> None:
     machines.ask(made[0], "pause")
     machines.delete_all()
     assert_nothing_left(live, before)
+
+
+def test_a_pause_during_commands_whose_time_is_over(machines: Machines) -> None:
+    """They are told at once, and what they ran is gone after the resume."""
+    ctr = machines.new()["container_id"]
+    command = {"command": ["sleep", "1234"], "timeout_ms": int(patience(2.0) * 1000)}
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(machines.live.ask, "POST", f"/api/containers/{ctr}/exec", command)
+        stream = pool.submit(machines.live.ask, "POST", f"/api/containers/{ctr}/stream", command)
+        wait_for(lambda: machines.commands(ctr).count("sleep 1234") == 2, "both to run")
+        machines.ask(ctr, "pause")
+        got = whole.result()
+        frames = [json.loads(line) for line in stream.result().body.splitlines()]
+    assert (got.status, got.code) == (409, "CONTAINER_NOT_RUNNING") and "resumed" in got.json()["error"]
+    assert got.json()["details"]["state"] == "paused"
+    assert [frame["type"] for frame in frames] == ["started", "timeout", "error"] and "resumed" in frames[2]["message"]
+    assert machines.begin(ctr, "resume")["status"] == "succeeded"
+    wait_for(lambda: "sleep 1234" not in machines.commands(ctr), "both to be gone")
 
 
 def test_its_command(machines: Machines) -> None:
