@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import Field
@@ -104,7 +104,7 @@ async def processes(ask: Ask) -> web.StreamResponse:
 
 async def signal_process(ask: Ask) -> web.StreamResponse:
     pid = ask.path("pid")
-    if not (pid.isascii() and pid.isdigit() and len(pid) < 9):
+    if not (pid.isascii() and pid.isdigit() and len(pid) < 9 and int(pid) > 0):
         raise invalid_field("pid", "a process's number in the container", pid)
     number = _signal(ask.request.query.get("signal", "TERM"))
     await ask.platform.containers.signal(ask.tenant_id, ask.path("container_id"), int(pid), number)
@@ -114,7 +114,7 @@ async def signal_process(ask: Ask) -> web.StreamResponse:
 def _signal(text: str) -> int:
     known = {name.removeprefix("SIG"): int(value) for name, value in signal.Signals.__members__.items()}
     found = known.get(text.upper().removeprefix("SIG"))
-    if found is None and text.isascii() and text.isdigit() and 0 < int(text[:4]) < signal.NSIG:
+    if found is None and text.isascii() and text.isdigit() and len(text) < 4 and 0 < int(text) < signal.NSIG:
         found = int(text)
     if found is None:
         raise invalid_field("signal", "a signal's name or number, such as TERM or 15", text)
@@ -159,9 +159,11 @@ async def resume(ask: Ask) -> web.StreamResponse:
     return await _begin(ask, "resume", ask.platform.containers.resume)
 
 
-async def _begin(ask: Ask, verb: str, work: Callable[[str, str], Awaitable[ContainerRecord]]) -> web.StreamResponse:
+async def _begin(
+    ask: Ask, verb: Literal["start", "resume"], work: Callable[[str, str], Awaitable[ContainerRecord]]
+) -> web.StreamResponse:
     tenant_id, container_id = ask.tenant_id, ask.path("container_id")
-    await ask.platform.containers.get(tenant_id, container_id)  # what is not there is a 404, not a failed operation
+    ask.platform.containers.check(verb, tenant_id, container_id)  # else what is plain would be an operation that fails
 
     async def carry_out(_report: Report) -> dict[str, Any]:
         return (await work(tenant_id, container_id)).model_dump(mode="json")
@@ -192,6 +194,7 @@ async def batch(ask: Ask) -> web.StreamResponse:
         if len(failed) == len(wanted.items):
             text = f"none of the {len(failed)} containers was created; the first: {failed[0].message}"
             raise type(failed[0])(text, details=failed[0].details, hint=failed[0].hint)
+        report(100.0, f"created {len(wanted.items) - len(failed)} of {len(wanted.items)}")
         if failed:
             report.warn(f"{len(failed)} of {len(wanted.items)} containers were not created: `items` say why")
         return {"created": len(wanted.items) - len(failed), "failed": len(failed)}

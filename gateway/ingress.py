@@ -16,7 +16,7 @@ from yarl import URL
 
 from gateway import forwarding
 from gateway.auth import bearer
-from gateway.context import Services
+from gateway.context import REQUEST_ID, Services
 from pool.network.api import Door
 from quilt_fn.errors import QuiltError, Unavailable
 
@@ -66,6 +66,7 @@ class Ingress:
         try:
             answer = web.StreamResponse(status=upstream.status, reason=upstream.reason)
             answer.headers.extend(forwarding.from_container(upstream.headers, prefix))
+            answer.headers["X-Request-Id"] = request[REQUEST_ID]
             _keep_token(request, answer, door, prefix)
             await answer.prepare(request)
             try:
@@ -99,6 +100,7 @@ class Ingress:
                 protocols=[inner.protocol] if inner.protocol else (), max_msg_size=MESSAGE_LIMIT_BYTES,
                 heartbeat=HEARTBEAT_S,
             )  # fmt: skip
+            outer.headers["X-Request-Id"] = request[REQUEST_ID]
             await outer.prepare(request)
             pumps = [asyncio.ensure_future(_pump(outer, inner)), asyncio.ensure_future(_pump(inner, outer))]
             try:

@@ -22,7 +22,7 @@ from gateway.context import Ask, answer, dump
 from gateway.errors import invalid_field
 from gateway.route import Concern, Query, Route
 from pool.terminals import TICKET_PREFIX
-from quilt_fn.errors import Forbidden, NotFound
+from quilt_fn.errors import Forbidden, InvalidRequest, NotFound
 from quilt_fn.model.terminal import TerminalCreate, TerminalRecord, TerminalSize
 from runtime.containers.terminals import Attachment
 
@@ -86,6 +86,11 @@ async def attach(ask: Ask) -> web.StreamResponse:
         ws = web.WebSocketResponse(
             protocols=(PROTOCOL,), heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_LIMIT_BYTES, compress=False
         )
+        if not ws.can_prepare(ask.request):
+            raise InvalidRequest(
+                "this is a websocket: a plain request can't attach to a terminal",
+                hint=f"upgrade it, with the subprotocol {PROTOCOL}; a browser opens /terminal/<session_id>",
+            )
         await ws.prepare(ask.request)
         background = ask.services.background
         tasks = [background.start(_show(ws, client)), background.start(_away(ws, background.closing))]

@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -164,11 +164,16 @@ class ContainerService:
                 raise
         return await self._record(entry)
 
+    def check(self, verb: Literal["start", "resume"], tenant_id: str, container_id: str) -> None:
+        """What can be said before it is begun: raises ContainerNotFound, and Conflict in a state that refuses it."""
+        entry = self._registry.get(tenant_id, container_id)
+        if not entry.lock.locked():  # else its state is about to be another
+            (_check_start if verb == "start" else _check_resume)(entry)
+
     async def start(self, tenant_id: str, container_id: str) -> ContainerRecord:
         """Idempotent on one that runs. Raises ContainerBroken, and what a start raises."""
         async with self._change(tenant_id, container_id) as entry:
-            if entry.state is State.PAUSED:
-                raise Conflict("the container is paused", details={"state": entry.state}, hint="Resume it.")
+            _check_start(entry)
             if entry.state is not State.RUNNING:
                 entry.kept.wanted = True
                 await self._lifecycle.start(entry)
@@ -197,9 +202,8 @@ class ContainerService:
     async def resume(self, tenant_id: str, container_id: str) -> ContainerRecord:
         """Of a paused one. Idempotent on one that runs."""
         async with self._change(tenant_id, container_id) as entry:
-            if entry.state is not State.RUNNING:
-                if entry.state is not State.PAUSED:
-                    raise Conflict("the container is not paused", details={"state": entry.state}, hint="Start it.")
+            _check_resume(entry)
+            if entry.state is State.PAUSED:
                 await self._lifecycle.resume(entry)
         return await self._record(entry)
 
@@ -317,6 +321,17 @@ def _no_volumes(_tenant_id: str, volumes: builtins.list[str]) -> tuple[Attached,
     if volumes:
         raise VolumeNotFound(f"no volume is named {volumes[0].split(':')[0]!r}")
     return ()
+
+
+def _check_start(entry: ContainerEntry) -> None:
+    if entry.state is State.PAUSED:
+        raise Conflict(f"the container {entry.name!r} is paused", details={"state": entry.state}, hint="Resume it.")
+
+
+def _check_resume(entry: ContainerEntry) -> None:
+    if entry.state not in (State.PAUSED, State.RUNNING):
+        what = f"the container {entry.name!r} is not paused, it is {entry.state}"
+        raise Conflict(what, details={"state": entry.state}, hint="Start it.")
 
 
 def _not_running(entry: ContainerEntry) -> ContainerNotRunning:

@@ -60,6 +60,6 @@ class Screen:
         return at
 
     def replay(self) -> bytes:
-        """A reset, the modes, and the last bytes, from the last full clearing on where there was one."""
+        """A reset, the modes that were cut off, and the last bytes: with them the screen draws itself anew."""
         modes = b"".join(b"\x1b[?" + mode + value for mode, value in self._modes.items())
         return RESET + modes + _QUESTIONS.sub(b"", bytes(self._bytes))

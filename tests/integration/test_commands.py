@@ -418,6 +418,8 @@ async def test_who_may_attach(http: Http) -> None:
     assert await status(record["attach_url"], Origin="https://elsewhere.example") == 403
     assert await status(record["attach_url"], Origin=http.url) == 101
     assert await status("/ws/terminal/attach?token=x") == 422
+    plain_request = await http("GET", record["attach_url"])
+    assert plain_request.status == 400 and "subprotocol terminal" in plain_request.json["hint"]
     # A ticket is no key, and only the answer to the create shows it.
     ticket = record["attach_url"].split("token=")[1]
     assert (await http("GET", SESSIONS, key=ticket)).status == 403

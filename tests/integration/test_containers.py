@@ -60,6 +60,11 @@ class Machines:
         found: dict[str, Any] = self.live.ok("GET", f"/api/operations/{begun['operation_id']}?wait_s=30")
         return found
 
+    def refused(self, ctr: str, verb: str) -> tuple[int, str | None, str]:
+        """Status, code, and the state that it names."""
+        got = self.live.ask("POST", f"/api/containers/{ctr}/{verb}")
+        return got.status, got.code, got.json()["details"]["state"]
+
     def commands(self, ctr: str) -> list[str]:
         """The command lines of what runs."""
         found = self.live.ok("GET", f"/api/containers/{ctr}/processes")["processes"]
@@ -90,10 +95,12 @@ def test_a_life(machines: Machines) -> None:
     assert (paused["state"], paused["exec_ready"]) == ("paused", False)
     got = machines.live.ask("POST", f"/api/containers/{ctr}/exec", {"command": ["true"]})
     assert (got.status, got.code) == (409, "CONTAINER_NOT_RUNNING")
+    assert machines.refused(ctr, "start") == (409, "CONFLICT", "paused"), "and no operation that fails later"
     assert machines.begin(ctr, "resume")["status"] == "succeeded"
     assert machines.ask(ctr, "rename", {"new_name": "renamed"})["name"] == "renamed"
     stopped = machines.ask(ctr, "stop", {"timeout_s": 5})
     assert (stopped["state"], stopped["exec_ready"], stopped["pid"]) == ("exited", False, None)
+    assert machines.refused(ctr, "resume") == (409, "CONFLICT", "exited")
     address = made["ip_address"]
     started = machines.begin(ctr, "start")
     assert (started["status"], started["result"]["ip_address"]) == ("succeeded", address)
@@ -259,7 +266,8 @@ def test_processes_of_hostile_names(live: Live, machines: Machines) -> None:
     wait_for(lambda: all(p["pid"] != victim for p in live.ok("GET", path)["processes"]), "its end")
     assert live.ask("DELETE", f"{path}/1").status == 409
     assert live.ask("DELETE", f"{path}/{victim}").status == 404
-    assert live.ask("DELETE", f"{path}/-1").status == 422
+    assert [live.ask("DELETE", f"{path}/{pid}").status for pid in ("-1", "0", "x")] == [422] * 3
+    assert live.ask("DELETE", f"{path}/2?signal=0015").status == 422
 
 
 @pytest.mark.parametrize(
@@ -351,6 +359,7 @@ def test_a_batch(live: Live, machines: Machines) -> None:
     assert [item["status"] for item in done["items"]] == ["succeeded", "failed"], done
     machines.made.append(done["items"][0]["container_id"])
     assert (done["status"], done["result"]) == ("succeeded", {"created": 1, "failed": 1})
+    assert done["message"] == "created 1 of 2"
     assert done["warnings"] == ["1 of 2 containers were not created: `items` say why"]
     begun = live.ok("POST", "/api/containers/batch", {"items": [{"name": n} for n in ("batch-1", "batch-taken")]})
     done = live.ok("GET", f"/api/operations/{begun['operation_id']}?wait_s=30")

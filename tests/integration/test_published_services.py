@@ -104,6 +104,7 @@ def test_bodies_pass_both_ways_and_a_half_answer_is_not_taken_for_a_whole(live: 
     path = web["open"]["path"]
     sent = live.ask("POST", path + "form", b"some bytes", key=None)
     assert sent.body.endswith(b"some bytes") and "; Path=" + path in sent.headers["set-cookie"]
+    assert live.ask("GET", path, key=None, headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         live.ask("GET", path + "half", key=None)
     assert live.ask("GET", path.rstrip("/") + "?a=b", key=None).headers["location"] == path + "?a=b"
