@@ -32,14 +32,18 @@ HTTP_API = """\
 - `Idempotency-Key` (1 to 255 printable ASCII characters) on every route that answers 201 or 202: a replay within 24
   hours, also after a restart, is answered as the first was, with `Idempotency-Replayed: true`; while the first is at
   work the second waits for it; the same key with another body is 422. Failures are not kept, nor answers of more than
-  256 KiB; of a tenant the newest 10,000 are. What a node that died had not answered is done again. The answer of
-  `POST /api/keys` holds a secret and is kept in memory alone: after a restart its replay is 409. A replay on
-  `/api/elasticity/control/…` is always 409, with the first `operation_id` in `details`. While Redis is away a request
-  with the header is 503, and nothing is done.
+  256 KiB; of a tenant the newest 10,000 are. What a node that died had not answered is done again. Answers
+  that hold a secret (a new key, a terminal session, a published service) are kept in memory alone: after a restart their
+  replay is 409. A replay on `/api/elasticity/control/…` is always 409, with the first `operation_id` in `details`.
+  While Redis is away a request with the header is 503, and nothing is done.
 - Where `QUILT_RATE_LIMIT_PER_S` is set, each API key may make so many requests a second (after
   `QUILT_RATE_LIMIT_BURST` at once), `/fn/` included: above that 429 `RATE_LIMITED` with `Retry-After`.
-- Lists take `limit` (at most 1,000; 100 where it is absent) and `cursor`, newest first.
-- Bodies are at most `QUILT_MAX_BODY_MB`, bundles included.
+- Lists take `limit` (at most 1,000; 100 where it is absent) and `cursor`, newest first; images and the folders of a
+  volume go by name.
+- Bodies are at most `QUILT_MAX_BODY_MB`, bundles included. Files and archives of volumes and containers, what is streamed
+  into a command, and what goes to a published service have no such limit; they pass through in pieces.
+- What is no HTTP at all, or has a request line or a header over 8,190 bytes, comes to no route: it is answered 400 as
+  text, without a request id.
 
 ## Routes
 
