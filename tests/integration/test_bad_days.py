@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.live import Live, wait_for
+from tests.slowness import patience
 
 SOURCE = """
 import ctypes, os, signal, subprocess, sys, threading, time
@@ -165,7 +166,7 @@ def streams_and_raises(event):
 def handler(event):
     return globals()[event["do"]](event)
 """
-SPEC: dict[str, Any] = {"memory_limit_mb": 96, "pids_limit": 64, "timeout_seconds": 10, "max_instances": 4}
+SPEC: dict[str, Any] = {"memory_limit_mb": 96, "pids_limit": 64, "timeout_seconds": patience(10), "max_instances": 4}
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +278,7 @@ def test_a_thousand_threads(bad: Bad) -> None:
 
 
 def test_a_gigabyte_of_output(live: Live, bad: Bad) -> None:
-    got = bad("floods", timeout_seconds=10)
+    got = bad("floods", timeout_seconds=patience(10))
     assert (got["status"], got["result"], got["truncated"]) == ("success", "done", True)
     assert 1000 < len(got["stdout"]) <= 1 << 20
 

@@ -17,6 +17,7 @@ import cloudpickle
 import pytest
 
 from tests.integration.live import Answer, Live, wait_for
+from tests.slowness import patience
 
 CALL = {"Content-Type": "application/vnd.quilt.call"}
 
@@ -211,9 +212,12 @@ def test_states_that_refuse(live: Live) -> None:
 
 def test_a_full_queue_answers_429(live: Live) -> None:
     name = live.deploy(
-        "import time\ndef handler(event): time.sleep(event['s'])", max_instances=1, max_queue=2, timeout_seconds=20
+        "import time\ndef handler(event): time.sleep(event['s'])",
+        max_instances=1,
+        max_queue=2,
+        timeout_seconds=patience(20),
     )
-    running = threading.Thread(target=live.call, args=(name, {"s": 2}))
+    running = threading.Thread(target=live.call, args=(name, {"s": patience(2)}))
     running.start()
     wait_for(lambda: live.pool(name)["busy_count"] == 1, "the first to run")
     answers = live.many(6, lambda _: live.ask("POST", f"/fn/{name}", {"s": 0}), 6)
@@ -226,7 +230,8 @@ def test_a_full_queue_answers_429(live: Live) -> None:
 
 def test_a_client_that_goes_away_leaks_no_instance(live: Live) -> None:
     """Its invocation is finished and recorded, and the instance serves again."""
-    name = live.deploy("import time\ndef handler(event): time.sleep(0.5); return 'done'", max_instances=1)
+    source = f"import time\ndef handler(event): time.sleep({patience(0.5)}); return 'done'"
+    name = live.deploy(source, max_instances=1)
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", live.port)) as sock:
             head = f"POST /fn/{name} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {live.key}\r\nContent-Length: 2\r\n\r\n{{}}"
