@@ -16,6 +16,7 @@ from pool.slots import Limits
 from pool.stats import FunctionStats
 from quilt_fn.errors import InvalidValue
 from quilt_fn.model.function import FunctionRecord, FunctionSpec, SnapshotInfo, StartPath
+from quilt_fn.model.validation import from_validation
 from quilt_fn.states import FunctionState, StartKind, VersionState
 from runtime.api import VersionSpec, WayDown
 from runtime.containers.api import Attached
@@ -157,12 +158,7 @@ def checked_spec(fields: dict[str, Any]) -> FunctionSpec:
     try:
         spec = FunctionSpec.model_validate(fields)
     except ValidationError as error:
-        wrong = [
-            {"field": ".".join(str(part) for part in each["loc"]), "expected": each["msg"], "got": repr(each["input"])}
-            for each in error.errors(include_url=False)
-        ]
-        names = ", ".join(each["field"] for each in wrong)
-        raise InvalidValue(f"these fields are wrong: {names}", details={"fields": wrong}) from None
+        raise from_validation(error) from None
     check_instances(spec.min_instances, spec.max_instances)
     return spec
 

@@ -114,6 +114,8 @@ class FunctionUpdate(Model):
     labels: Labels | None = None
     python: str | None = None
 
+    _environment_size = field_validator("environment", "secrets")(_environment_size)
+
 
 class SnapshotInfo(Record):
     state: Literal["none", "creating", "ready", "error"] = "none"

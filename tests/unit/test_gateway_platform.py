@@ -12,7 +12,9 @@ import fakeredis
 import orjson
 import pytest
 
+from pool.functions import checked_spec
 from pool.platform import Platform
+from quilt_fn.errors import InvalidValue
 from quilt_fn.settings import Settings
 from tests.fakes import runtime as fakes
 from tests.fakes.runtime import FakeRuntime
@@ -173,3 +175,19 @@ async def test_a_disk_without_room_takes_nothing_new_and_serves_what_is_there(no
     node.platform.disk.reserve_bytes = 0
     assert (await node.http("DELETE", f"/api/functions/{function_id}")).status == 204
     assert (await node.http("POST", "/api/functions", json=SPEC | {"name": "other"})).status == 201
+
+
+async def test_a_put_says_what_is_wrong_without_secrets_and_in_short(node: Node) -> None:
+    function_id = await deployed(node)
+    for fields in ({"secrets": {"TOKEN": "sup\0ersecret"}}, {"environment": {"A": "sup\0ersecret"}}):
+        reply = await node.http("PUT", f"/api/functions/{function_id}", json=fields)
+        assert (reply.status, reply.code) == (422, "INVALID_VALUE")
+        assert b"ersecret" not in reply.body
+        assert reply.json["error"] == f"{next(iter(fields))}: Value error, a value holds a NUL byte"
+        assert reply.json["details"]["fields"][0]["got"] == "(dict, not shown)"
+    long = await node.http("PUT", f"/api/functions/{function_id}", json={"description": "x" * 5000})
+    assert (long.status, long.json["error"]) == (422, "description: String should have at most 1000 characters")
+    assert len(long.body) < 1000
+    with pytest.raises(InvalidValue) as wrong:  # also what only the pool finds
+        checked_spec({"handler": "app:handler", "secrets": {"TOKEN": "sup\0ersecret"}})
+    assert "ersecret" not in repr(wrong.value.details)
