@@ -165,10 +165,16 @@ class FunctionRecord(Record):
     concurrency: int
     idle_timeout_seconds: float
     max_queue: int
+    recycle_after_invocations: int | None = None
+    recycle_after_seconds: float | None = None
+    recycle_memory_growth_mb: int | None = None
+    warmup_event: Any = None
     auth: str
     cleanup_on_exit: bool
     hooks: Hooks = Hooks()
     labels: dict[str, str]
+    python: str | None = None
+    """The Python minor version that pickled the bundle, where it was pickled."""
     url: str
     created_at: str
     updated_at: str

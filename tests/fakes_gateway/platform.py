@@ -124,7 +124,7 @@ class FakePlatform:
         if (tenant_id, body.name) in self.functions:
             raise NameTaken(f"{body.name} is taken", details={"state": "pending"})
         record = FunctionRecord.model_validate(
-            body.model_dump(exclude={"source", "secrets", "warmup_event", "python"})
+            body.model_dump(exclude={"source", "secrets"})
             | {
                 "function_id": f"fn_{body.name}", "id": f"fn_{body.name}", "tenant_id": tenant_id, "state": "pending",
                 "version": 1, "current_version": None, "secrets": sorted(body.secrets), "url": f"/fn/{body.name}",

@@ -15,6 +15,7 @@ import pytest
 from pool.functions import checked_spec
 from pool.platform import Platform
 from quilt_fn.errors import InvalidValue
+from quilt_fn.model.function import FunctionSpec
 from quilt_fn.settings import Settings
 from tests.fakes import runtime as fakes
 from tests.fakes.runtime import FakeRuntime
@@ -191,3 +192,18 @@ async def test_a_put_says_what_is_wrong_without_secrets_and_in_short(node: Node)
     with pytest.raises(InvalidValue) as wrong:  # also what only the pool finds
         checked_spec({"handler": "app:handler", "secrets": {"TOKEN": "sup\0ersecret"}})
     assert "ersecret" not in repr(wrong.value.details)
+
+
+async def test_the_record_holds_what_was_asked_but_the_source_and_the_values_of_secrets(node: Node) -> None:
+    asked = {
+        "description": "d", "memory_limit_mb": 64, "environment": {"A": "1"}, "secrets": {"TOKEN": "hidden"},
+        "recycle_after_invocations": 5, "recycle_after_seconds": 6.5, "recycle_memory_growth_mb": 7,
+        "warmup_event": {"a": [1]}, "python": "3.11", "hooks": {"before_snapshot": ["app:warm"], "after_restore": []},
+        "max_queue": 3, "idle_timeout_seconds": 9.0, "pids_limit": 33, "labels": {"team": "a"},
+    }  # fmt: skip
+    made = (await node.http("POST", "/api/functions", json=SPEC | asked)).json
+    assert FunctionSpec.model_fields.keys() - made.keys() == {"source"}
+    assert {name: made[name] for name in asked} == asked | {"secrets": ["TOKEN"]}
+    put = {"recycle_after_invocations": 6, "warmup_event": "w", "python": "3.13"}
+    changed = (await node.http("PUT", f"/api/functions/{made['id']}", json=put)).json
+    assert {name: changed[name] for name in put} == put
