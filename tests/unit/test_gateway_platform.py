@@ -207,3 +207,16 @@ async def test_the_record_holds_what_was_asked_but_the_source_and_the_values_of_
     put = {"recycle_after_invocations": 6, "warmup_event": "w", "python": "3.13"}
     changed = (await node.http("PUT", f"/api/functions/{made['id']}", json=put)).json
     assert {name: changed[name] for name in put} == put
+
+
+async def test_a_requirement_that_no_build_would_take_is_refused_before_anything_is_made(node: Node) -> None:
+    wrong = {"requirements": ["six", "git+https://x/y"]}
+    made = await node.http("POST", "/api/functions", json=SPEC | wrong)
+    assert (made.status, made.code) == (422, "INVALID_VALUE")
+    (field,) = made.json["details"]["fields"]
+    assert (field["field"], field["got"]) == ("requirements.1", "git+https://x/y")
+    assert (await node.http("GET", "/api/functions")).json["functions"] == []
+    function_id = await deployed(node)
+    changed = await node.http("PUT", f"/api/functions/{function_id}", json=wrong)
+    assert (changed.status, changed.json["details"]["fields"][0]["field"]) == (422, "requirements.1")
+    assert (await node.http("GET", f"/api/functions/{function_id}")).json["version"] == 1
