@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import orjson
@@ -90,13 +91,20 @@ class Invoker:
                 timeout, limit = asked_s, "X-Quilt-Timeout-S"
         call = Call(invocation_id, kind, body, time.time() + timeout)
         if target.wants_request:
-            call.request = meta(request, name, caller)
+            call.request = meta(request, name, lambda token: self._is_ours(token, headers, caller))
         try:
             served = await self._platform.invoke(target, call)
         except QuiltError as exc:
             exc.details = {**(exc.details or {}), "invocation_id": invocation_id}
             raise
         return await respond(request, target, served, request_id, trusted=trusted, limit=limit)
+
+    def _is_ours(self, token: str, headers: Mapping[str, str], caller: Caller | None) -> bool:
+        """Whether a bearer token is a key of the platform: it looks like one, the caller came by it, or it is known."""
+        given = headers.get(X_API_KEY)
+        if token.startswith(_KEY_PREFIX) or token == given:
+            return True
+        return (caller is not None and given is None) or self._platform.authenticate_cached(token) is not None
 
     async def _find(self, request: web.BaseRequest, name: str) -> tuple[Caller | None, Target]:
         """Who calls what. A bearer token that is no key of ours belongs to a public function's own users."""
@@ -186,8 +194,11 @@ def _utf8(request: web.BaseRequest, body: bytes) -> bytes:
     return text.encode()
 
 
-def meta(request: web.BaseRequest, name: str, caller: Caller | None) -> dict[str, Any]:
-    """The request as the handler's context shows it, without credentials of the platform. `query` is the raw text."""
+def meta(request: web.BaseRequest, name: str, is_ours: Callable[[str], bool]) -> dict[str, Any]:
+    """The request as the handler's context shows it, without credentials of the platform. `query` is the raw text.
+
+    `is_ours` says whether a bearer token is a key of the platform; any other Authorization is the function's own.
+    """
     path = request.rel_url.path
     start = path.find("/", len(PREFIX))
     headers = []
@@ -198,7 +209,7 @@ def meta(request: web.BaseRequest, name: str, caller: Caller | None) -> dict[str
             continue
         if lower in _NOT_PASSED_ON or lower.startswith("x-quilt-"):
             continue
-        if lower == "authorization" and (caller is not None or (bearer(value) or "").startswith(_KEY_PREFIX)):
+        if lower == "authorization" and (token := bearer(value)) is not None and is_ours(token):
             continue
         headers.append([field, value])
     return {

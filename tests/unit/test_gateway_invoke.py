@@ -171,6 +171,22 @@ async def test_the_request_is_shown_without_the_platforms_credentials(http: Http
     assert seen[1]["path"] == "/"
 
 
+@pytest.mark.parametrize(
+    ("authorization", "passes"),
+    [("Bearer of-its-own-users", True), ("Basic dTpw", True), (f"Bearer {KEY}", False), (f"bearer  {OTHER_KEY}", False),
+     ("Bearer own-key", False)],
+)  # fmt: skip
+async def test_beside_a_key_only_an_authorization_that_holds_one_too_is_taken_out(
+    http: Http, platform: FakePlatform, authorization: str, passes: bool
+) -> None:
+    platform.add("app", answers(body=b"1"), wants_request=True)
+    await http("GET", "/fn/app", key="own-key", headers={"Authorization": authorization})
+    request = platform.calls[0].request
+    assert request is not None
+    assert (["Authorization", authorization] in request["headers"]) is passes
+    assert "own-key" not in str(request)
+
+
 async def test_the_time_limit_can_be_lowered_but_not_raised(http: Http, platform: FakePlatform) -> None:
     for limit, at_most in (("2.5", 2.5), ("3000", 30.0)):
         await http("GET", "/fn/echo", headers={"X-Quilt-Timeout-S": limit})
