@@ -20,12 +20,13 @@ from gateway.context import Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response, invalid_field, too_large
 from gateway.responses import CALL, NoResponse, gone, respond
 from pool.api import Caller, Target
-from quilt_fn.errors import Forbidden, FunctionNotFound, InvalidRequest, QuiltError
+from quilt_fn.errors import Forbidden, FunctionNotFound, InvalidRequest, PythonMismatch, QuiltError
 from runtime.api import Call
 
 PREFIX = "/fn/"
 CONTENT_TYPE, EXPECT = istr("Content-Type"), istr("Expect")
 TIMEOUT, X_REQUEST_ID = istr("X-Quilt-Timeout-S"), istr("X-Request-Id")
+X_QUILT_PYTHON = istr("X-Quilt-Python")
 Kind = Literal["json", "text", "pickle", "none"]
 _KEY_PREFIX = "quilt_sk_"
 _NOT_PASSED_ON = frozenset({"x-api-key", "connection", "keep-alive", "transfer-encoding", "upgrade", "te", "expect"})
@@ -70,6 +71,8 @@ class Invoker:
                 "a pickled call needs a key of the function's own tenant, also where the function is public",
                 hint="a pickle is code: send JSON, or the owner's key",
             )
+        if is_call:
+            _check_python(headers.get(X_QUILT_PYTHON), target)
         payload = request.content
         if payload.is_eof():  # it came with the headers
             body = payload.read_nowait(-1)
@@ -136,6 +139,18 @@ async def _go_on(request: web.BaseRequest) -> None:
     """Answer `Expect: 100-continue`, as the router would have."""
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # so that an error after it can still be answered
+
+
+def _check_python(pickled_by: str | None, target: Target) -> None:
+    """Raises PythonMismatch where a call says which Python pickled it, and that is not the function's."""
+    if pickled_by is None or target.python is None or pickled_by == target.python:
+        return
+    raise PythonMismatch(
+        f"the call was pickled by Python {pickled_by[:20]}, but function {target.function_name!r} runs on Python "
+        f"{target.python}",
+        details={"call": pickled_by[:20], "function": target.python},
+        hint=f"call it from Python {target.python}, or with JSON: `quilt invoke`, Client.invoke or its URL",
+    )
 
 
 def _seconds(text: str) -> float:

@@ -106,7 +106,7 @@ class FakePlatform:
         wants_request: bool = False,
     ) -> Target:
         """A deployed function."""
-        target = Target(tenant_id, f"fn_{name}", name, 1, 30.0, public, wants_request, None)
+        target = Target(tenant_id, f"fn_{name}", name, 1, 30.0, public, wants_request, None, "3.11")
         self.targets[tenant_id, name] = target
         self.handlers[target.function_id] = handler
         return target

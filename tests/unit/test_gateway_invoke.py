@@ -197,6 +197,18 @@ async def test_the_time_limit_can_be_lowered_but_not_raised(http: Http, platform
         assert (reply.status, reply.code) == (422, "INVALID_VALUE")
 
 
+async def test_a_call_that_another_python_pickled_is_refused_before_it_is_run(
+    http: Http, platform: FakePlatform
+) -> None:
+    refused = await http("POST", "/fn/echo", data=b"p", headers={**CALL, "X-Quilt-Python": "3.13"})
+    assert (refused.status, refused.code) == (422, "PYTHON_MISMATCH")
+    assert "Python 3.13" in refused.json["error"] and "Python 3.11" in refused.json["error"]
+    assert "3.11" in refused.json["hint"] and platform.calls == []
+    for headers in (CALL, {**CALL, "X-Quilt-Python": "3.11"}):  # an older client does not say it
+        assert (await http("POST", "/fn/echo", data=b"p", headers=headers)).status == 200
+    assert (await http("POST", "/fn/echo", json=1, headers={"X-Quilt-Python": "3.13"})).json == 1
+
+
 # who may
 
 

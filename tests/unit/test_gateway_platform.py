@@ -70,6 +70,13 @@ async def test_from_create_to_a_warm_answer_and_its_record(node: Node) -> None:
     assert b"quilt_" in (await node.http("GET", "/metrics")).body
 
 
+async def test_a_call_that_another_python_pickled_is_refused(node: Node) -> None:
+    await deployed(node)
+    headers = {"Content-Type": "application/vnd.quilt.call", "X-Quilt-Python": "3.99"}
+    refused = await node.http("POST", "/fn/hello", data=b"p", headers=headers)
+    assert (refused.code, refused.json["details"]) == ("PYTHON_MISMATCH", {"call": "3.99", "function": "3.11"})
+
+
 async def test_the_record_that_invoke_answers_is_the_one_that_is_kept(node: Node) -> None:
     function_id = await deployed(node)
     answered = (await node.http("POST", "/api/functions/invoke/hello", json={"payload": [1]})).json
