@@ -12,8 +12,9 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from gateway.errors import from_validation, too_large
+from gateway.errors import too_large
 from quilt_fn.errors import InvalidRequest, InvalidValue
+from quilt_fn.model.validation import from_validation
 
 READ = web.RequestKey("read", bytes)
 """The body, where somebody has read it before its handler."""

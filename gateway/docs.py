@@ -90,6 +90,9 @@ A failure is an error body; `details` has `type`, `message`, `invocation_id`, at
 answered with the pickled exception (`application/vnd.quilt.exception`), the error's code in `X-Quilt-Error-Code` and
 the error body, shortened to fit, as base64 in `X-Quilt-Error`.
 
+A pickled call may say in `X-Quilt-Python` which Python pickled it (`3.13`; the SDK does): where the function runs on
+another minor version it is refused with `PYTHON_MISMATCH` before anything is run.
+
 ## Lines of a deploy
 
 With `Accept: application/x-ndjson` a deploy answers line by line: `{{"event": "progress", stage, text, done, ms}}`, and

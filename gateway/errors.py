@@ -6,14 +6,12 @@ Not here: the exceptions (`quilt_fn.errors`), nor a function's own failure (`gat
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
-from pydantic import ValidationError
 
 from gateway.logs import mask
 from quilt_fn.errors import (
@@ -30,13 +28,12 @@ from quilt_fn.errors import (
     Unauthenticated,
     http_status,
 )
+from quilt_fn.model.validation import invalid_fields, shown
 
 log = logging.getLogger("gateway")
 
 DEFAULT_RETRY_AFTER_S = 1.0
 """Told to callers at 429 and 503 where nobody below said how long to wait."""
-_SHOWN_LIMIT = 120
-_PRIVATE_FIELDS = ("secrets", "environment")
 
 
 def error_body(error: QuiltError, request_id: str) -> dict[str, Any]:
@@ -146,28 +143,4 @@ def too_large(limit_bytes: int) -> PayloadTooLarge:
 
 def invalid_field(field: str, expected: str, got: object) -> InvalidValue:
     """A 422 about one field or query parameter."""
-    return invalid_fields([{"field": field, "expected": expected, "got": _shown(field, got)}])
-
-
-def invalid_fields(fields: Sequence[dict[str, Any]]) -> InvalidValue:
-    """A 422 whose message is the first field's trouble, and whose details name every field."""
-    first = fields[0]
-    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
-    return InvalidValue(f"{first['field']}: {first['expected']}{more}", details={"fields": list(fields)})
-
-
-def from_validation(error: ValidationError) -> InvalidValue:
-    """Pydantic's complaints as `details.fields`. Values of secrets and environment are never echoed."""
-    fields = []
-    for item in error.errors(include_url=False):
-        field = ".".join(str(part) for part in item["loc"]) or "body"
-        got = None if item["type"] == "missing" else _shown(field, item["input"])
-        fields.append({"field": field, "expected": item["msg"], "got": got})
-    return invalid_fields(fields)
-
-
-def _shown(field: str, value: object) -> str:
-    if field.split(".", 1)[0] in _PRIVATE_FIELDS:
-        return f"({type(value).__name__}, not shown)"
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= _SHOWN_LIMIT else text[:_SHOWN_LIMIT] + "…"
+    return invalid_fields([{"field": field, "expected": expected, "got": shown(field, got)}])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import orjson
@@ -19,12 +20,13 @@ from gateway.context import Services, sane_request_id
 from gateway.errors import as_quilt_error, error_response, invalid_field, too_large
 from gateway.responses import CALL, NoResponse, gone, respond
 from pool.api import Caller, Target
-from quilt_fn.errors import Forbidden, FunctionNotFound, InvalidRequest, QuiltError
+from quilt_fn.errors import Forbidden, FunctionNotFound, InvalidRequest, PythonMismatch, QuiltError
 from runtime.api import Call
 
 PREFIX = "/fn/"
 CONTENT_TYPE, EXPECT = istr("Content-Type"), istr("Expect")
 TIMEOUT, X_REQUEST_ID = istr("X-Quilt-Timeout-S"), istr("X-Request-Id")
+X_QUILT_PYTHON = istr("X-Quilt-Python")
 Kind = Literal["json", "text", "pickle", "none"]
 _KEY_PREFIX = "quilt_sk_"
 _NOT_PASSED_ON = frozenset({"x-api-key", "connection", "keep-alive", "transfer-encoding", "upgrade", "te", "expect"})
@@ -69,6 +71,8 @@ class Invoker:
                 "a pickled call needs a key of the function's own tenant, also where the function is public",
                 hint="a pickle is code: send JSON, or the owner's key",
             )
+        if is_call:
+            _check_python(headers.get(X_QUILT_PYTHON), target)
         payload = request.content
         if payload.is_eof():  # it came with the headers
             body = payload.read_nowait(-1)
@@ -90,13 +94,20 @@ class Invoker:
                 timeout, limit = asked_s, "X-Quilt-Timeout-S"
         call = Call(invocation_id, kind, body, time.time() + timeout)
         if target.wants_request:
-            call.request = meta(request, name, caller)
+            call.request = meta(request, name, lambda token: self._is_ours(token, headers, caller))
         try:
             served = await self._platform.invoke(target, call)
         except QuiltError as exc:
             exc.details = {**(exc.details or {}), "invocation_id": invocation_id}
             raise
         return await respond(request, target, served, request_id, trusted=trusted, limit=limit)
+
+    def _is_ours(self, token: str, headers: Mapping[str, str], caller: Caller | None) -> bool:
+        """Whether a bearer token is a key of the platform: it looks like one, the caller came by it, or it is known."""
+        given = headers.get(X_API_KEY)
+        if token.startswith(_KEY_PREFIX) or token == given:
+            return True
+        return (caller is not None and given is None) or self._platform.authenticate_cached(token) is not None
 
     async def _find(self, request: web.BaseRequest, name: str) -> tuple[Caller | None, Target]:
         """Who calls what. A bearer token that is no key of ours belongs to a public function's own users."""
@@ -128,6 +139,18 @@ async def _go_on(request: web.BaseRequest) -> None:
     """Answer `Expect: 100-continue`, as the router would have."""
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # so that an error after it can still be answered
+
+
+def _check_python(pickled_by: str | None, target: Target) -> None:
+    """Raises PythonMismatch where a call says which Python pickled it, and that is not the function's."""
+    if pickled_by is None or target.python is None or pickled_by == target.python:
+        return
+    raise PythonMismatch(
+        f"the call was pickled by Python {pickled_by[:20]}, but function {target.function_name!r} runs on Python "
+        f"{target.python}",
+        details={"call": pickled_by[:20], "function": target.python},
+        hint=f"call it from Python {target.python}, or with JSON: `quilt invoke`, Client.invoke or its URL",
+    )
 
 
 def _seconds(text: str) -> float:
@@ -186,8 +209,11 @@ def _utf8(request: web.BaseRequest, body: bytes) -> bytes:
     return text.encode()
 
 
-def meta(request: web.BaseRequest, name: str, caller: Caller | None) -> dict[str, Any]:
-    """The request as the handler's context shows it, without credentials of the platform. `query` is the raw text."""
+def meta(request: web.BaseRequest, name: str, is_ours: Callable[[str], bool]) -> dict[str, Any]:
+    """The request as the handler's context shows it, without credentials of the platform. `query` is the raw text.
+
+    `is_ours` says whether a bearer token is a key of the platform; any other Authorization is the function's own.
+    """
     path = request.rel_url.path
     start = path.find("/", len(PREFIX))
     headers = []
@@ -198,7 +224,7 @@ def meta(request: web.BaseRequest, name: str, caller: Caller | None) -> dict[str
             continue
         if lower in _NOT_PASSED_ON or lower.startswith("x-quilt-"):
             continue
-        if lower == "authorization" and (caller is not None or (bearer(value) or "").startswith(_KEY_PREFIX)):
+        if lower == "authorization" and (token := bearer(value)) is not None and is_ours(token):
             continue
         headers.append([field, value])
     return {

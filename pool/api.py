@@ -48,6 +48,8 @@ class Target:
     wants_request: bool
     pool: Any
     """The pool's own; opaque to the gateway."""
+    python: str | None = None
+    """The minor version of the image's Python, such as 3.11; None where it is not known."""
 
 
 @dataclass(slots=True)

@@ -40,6 +40,11 @@ class RuntimeExecutor:
     def ways(self, spec: VersionSpec) -> list[StartKind]:
         return self._runtime.ways(spec)
 
+    def python(self) -> str | None:
+        """The minor version of the Python that instances run on, where the runtime knows it."""
+        found = self._runtime.features().get("images", {}).get("python")
+        return None if found is None else str(found)
+
     async def _start(self, pool: VersionPool) -> None:
         began = self._clock.now()
         try:

@@ -16,6 +16,7 @@ from pool.slots import Limits
 from pool.stats import FunctionStats
 from quilt_fn.errors import InvalidValue
 from quilt_fn.model.function import FunctionRecord, FunctionSpec, SnapshotInfo, StartPath
+from quilt_fn.model.validation import from_validation
 from quilt_fn.states import FunctionState, StartKind, VersionState
 from runtime.api import VersionSpec, WayDown
 from runtime.containers.api import Attached
@@ -157,12 +158,7 @@ def checked_spec(fields: dict[str, Any]) -> FunctionSpec:
     try:
         spec = FunctionSpec.model_validate(fields)
     except ValidationError as error:
-        wrong = [
-            {"field": ".".join(str(part) for part in each["loc"]), "expected": each["msg"], "got": repr(each["input"])}
-            for each in error.errors(include_url=False)
-        ]
-        names = ", ".join(each["field"] for each in wrong)
-        raise InvalidValue(f"these fields are wrong: {names}", details={"fields": wrong}) from None
+        raise from_validation(error) from None
     check_instances(spec.min_instances, spec.max_instances)
     return spec
 
@@ -224,10 +220,15 @@ def function_record(
         concurrency=spec.concurrency,
         idle_timeout_seconds=spec.idle_timeout_seconds,
         max_queue=spec.max_queue,
+        recycle_after_invocations=spec.recycle_after_invocations,
+        recycle_after_seconds=spec.recycle_after_seconds,
+        recycle_memory_growth_mb=spec.recycle_memory_growth_mb,
+        warmup_event=spec.warmup_event,
         auth=spec.auth,
         cleanup_on_exit=spec.cleanup_on_exit,
         hooks=spec.hooks,
         labels=spec.labels,
+        python=spec.python,
         url=f"{base_url}/fn/{entry.name}",
         created_at=entry.created_at,
         updated_at=entry.updated_at,

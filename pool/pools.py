@@ -55,6 +55,7 @@ class Pools:
             public=serving.spec.auth == "public",
             wants_request=bool(serving.built.get("wants_request", True)),  # not known before it is built
             pool=pool,
+            python=self._executor.python(),
         )
         if pool.draining:
             pool.undrain()

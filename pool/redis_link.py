@@ -6,6 +6,7 @@ Not here: what is kept there. Whether Redis answers is seen from each call and k
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from pool import scripts
 from quilt_fn.errors import RegistryUnavailable
+
+log = logging.getLogger(__name__)
 
 Client = redis_asyncio.Redis
 
@@ -71,16 +74,21 @@ class RedisLink:
         return await self.run(script(keys=list(keys), args=list(args)))
 
     async def wait(self, deadline_s: float) -> None:
-        """Return once Redis answers. Raises RegistryUnavailable after `deadline_s`."""
+        """Return once Redis answers, at a start. Raises RegistryUnavailable after `deadline_s`."""
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline_s
+        told = False
         while True:
             try:
                 await self.run(self.client.ping())
                 return
-            except RegistryUnavailable:
+            except RegistryUnavailable as error:
                 if loop.time() >= end:
+                    error.hint = "The platform needs Redis to start: is it running, and does QUILT_REDIS_URL name it?"
                     raise
+                if not told:
+                    log.warning("%s; waiting for it, %g s at most", error.message, deadline_s)
+                    told = True
                 await asyncio.sleep(0.05)
 
     async def close(self) -> None:

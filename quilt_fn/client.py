@@ -250,15 +250,15 @@ class Client(Connection):
     ) -> Any:
         """Call the function with Python values, pickled; its Python value, or its own exception raised again.
 
-        `name` may name a version or an alias (`name@3`). Needs a key of the tenant that owns the function. `script` is
-        the module by which the function's code knows what is `__main__` here.
+        Needs a key of the tenant that owns the function. `script` is the module by which the function's code knows what
+        is `__main__` here. Raises PythonMismatch where the function runs on another minor version of Python.
         """
         from quilt_fn.transport import Request
 
         request = Request(
             "POST",
             f"/fn/{quote(name, safe='@')}",
-            headers={"Content-Type": remote.CALL},
+            headers={"Content-Type": remote.CALL, remote.PYTHON: remote.MINOR},
             body=remote.dumps_call(args, kwargs or {}, script),
             timeout_s=CALL_TIMEOUT_S,
         )

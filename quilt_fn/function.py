@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from quilt_fn import options as opts
 from quilt_fn.errors import Conflict, FunctionNotFound, InvalidValue
+from quilt_fn.remote import MINOR
 from quilt_fn.twins import both, both_items
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Function(Remote[P, R]):
 
     @staticmethod
     def from_name(name: str, client: Client | None = None) -> Remote[..., Any]:
-        """A function that is deployed already, by its name (or `name@version`); nothing is packed or deployed."""
+        """A function that is deployed already, by its name; nothing is packed or deployed."""
         from quilt_fn.client import Client
 
         made = functools.cache(lambda: client or Client())
@@ -180,7 +181,7 @@ class Function(Remote[P, R]):
                 fields.setdefault("hooks", {})[moment] = [sources.reference(hook, home) for hook in given]
         found = sources.of_function(function, self.options.get("include", ()))
         if found.pickled:
-            fields["python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
+            fields["python"] = MINOR
         packed = bundle.pack(found.entries, settings.read().max_body_mb << 20)
         return Plan(packed, {**fields, "name": self.name, "handler": found.handler})
 

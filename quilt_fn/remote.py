@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,11 @@ from quilt_fn import errors
 CALL = "application/vnd.quilt.call"
 RESULT = "application/vnd.quilt.result"
 EXCEPTION = "application/vnd.quilt.exception"
+
+
+PYTHON = "X-Quilt-Python"
+"""The header of a call that says which Python pickled it, by its minor version."""
+MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class RemoteTraceback(Exception):

@@ -10,8 +10,32 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from quilt_fn.errors import InvalidValue
+
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+RANGES: Mapping[str, tuple[int, int]] = {
+    "port": (1, 65_535),
+    "max_body_mb": (1, 4096),
+    "template_memory_mb": (0, 16_777_216),
+    "kits_per_template": (0, 256),
+    "netns_pool": (0, 256),
+    "records_per_function": (1, 1_000_000),
+    "records_days": (0, 36_500),
+    "operations_per_tenant": (1, 1_000_000),
+    "operations_days": (0, 36_500),
+    "rate_limit_per_s": (0, 1_000_000),
+    "rate_limit_burst": (1, 1_000_000),
+    "quota_containers": (0, 1_000_000),
+    "quota_container_memory_mb": (0, 1_000_000_000),
+    "quota_volumes": (0, 1_000_000),
+    "quota_volume_mb": (0, 1_000_000_000),
+    "disk_reserve_mb": (0, 1_000_000_000),
+    "log_file_mb": (1, 65_536),
+    "shutdown_seconds": (0, 86_400),
+}
+"""What each number may be, both ends included. `tools/docs` reads it as it stands here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +131,39 @@ class Settings:
         return Path(self.state_dir) / "root"
 
 
-def _parse(kind: object, name: str, text: str) -> object:
-    try:
-        if kind == "int":
-            return int(text)
-        if kind == "float":
-            return float(text)
-    except ValueError:
-        raise InvalidValue(f"{name} must be a number, not {text!r}") from None
+def _parse(field: str, kind: object, text: str) -> object:
+    name = f"QUILT_{field.upper()}"
+    if kind in ("int", "float"):
+        least, most = RANGES[field]
+        what = "a whole number" if kind == "int" else "a number"
+        try:
+            number = int(text) if kind == "int" else float(text)
+        except ValueError:
+            raise InvalidValue(f"{name} must be {what} from {least} to {most}, not {text!r}") from None
+        if not least <= number <= most:  # nan is within no range
+            raise InvalidValue(f"{name} must be {what} from {least} to {most}, not {text}")
+        return number
     if kind == "bool":
         if text.lower() in ("1", "true", "yes", "on"):
             return True
         if text.lower() in ("0", "false", "no", "off", ""):
             return False
         raise InvalidValue(f"{name} must be true or false, not {text!r}")
+    if field == "redis_url" and text and not _is_redis_url(text):
+        # Not shown: there may be a password in it.
+        raise InvalidValue(
+            f"{name} must be a URL that begins with redis://, rediss:// or unix://, then a host or a path"
+        )
     return text
+
+
+def _is_redis_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        found = parts.port, parts.hostname
+    except ValueError:  # its port is no port
+        return False
+    return parts.scheme in REDIS_SCHEMES and bool(parts.path if parts.scheme == "unix" else found[1])
 
 
 def read(environ: Mapping[str, str] | None = None) -> Settings:
@@ -131,5 +173,5 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
     for field in fields(Settings):
         name = f"QUILT_{field.name.upper()}"
         if name in env:
-            values[field.name] = _parse(field.type, name, env[name])
+            values[field.name] = _parse(field.name, field.type, env[name])
     return Settings(**values)  # type: ignore[arg-type]

@@ -57,11 +57,15 @@ def _facts(record: FunctionRecord) -> list[tuple[str, object]]:
     taken = record.snapshot
     facts: list[tuple[str, object]] = [
         ("id", record.id),
-        ("state", record.state + (f": {record.error_message}" if record.error_message else "")),
+        *_state(record),
         ("version", f"{record.current_version} current, {record.version} newest"),
         ("handler", record.handler),
-        ("limits", f"{record.memory_limit_mb} MB, {record.cpu_limit_percent} % CPU, {record.timeout_seconds:g} s"),
-        ("instances", f"{record.min_instances} to {record.max_instances}, {record.buffer_instances} in reserve"),
+        ("limits", f"{record.memory_limit_mb} MB, {record.cpu_limit_percent} % CPU, {record.pids_limit} processes, "
+                   f"{record.timeout_seconds:g} s"),
+        ("instances", f"{record.min_instances} to {record.max_instances}, {record.buffer_instances} in reserve, "
+                      f"idle ones end after {record.idle_timeout_seconds:g} s"),
+        ("queue", f"{record.max_queue} at most"),
+        *_where_set(record),
         ("requirements", ", ".join(record.requirements) or None),
         ("environment", ", ".join(f"{name}={value}" for name, value in record.environment.items()) or None),
         ("secrets", ", ".join(record.secrets) or None),
@@ -76,6 +80,37 @@ def _facts(record: FunctionRecord) -> list[tuple[str, object]]:
         ("updated", record.updated_at),
     ]
     return facts
+
+
+def _state(record: FunctionRecord) -> list[tuple[str, object]]:
+    """A newer version that failed while an older one serves is no trouble of the function's state."""
+    if not record.error_message:
+        return [("state", record.state)]
+    if record.current_version in (None, record.version):
+        return [("state", f"{record.state}: {record.error_message}")]
+    failed = f"version {record.version} failed: {record.error_message}; version {record.current_version} serves"
+    return [("state", record.state), ("newest version", failed)]
+
+
+def _where_set(record: FunctionRecord) -> list[tuple[str, object]]:
+    """What most functions do without has no row there."""
+    recycled = [
+        text for value, text in (
+            (record.recycle_after_invocations, f"{record.recycle_after_invocations} invocations"),
+            (record.recycle_after_seconds, f"{record.recycle_after_seconds or 0:g} s"),
+            (record.recycle_memory_growth_mb, f"a growth by {record.recycle_memory_growth_mb} MB"),
+            (record.cleanup_on_exit or None, "each invocation"),
+        ) if value is not None
+    ]  # fmt: skip
+    rows: list[tuple[str, str | None]] = [
+        ("recycled after", " or ".join(recycled)),
+        ("volumes", ", ".join(record.volumes)),
+        ("before snapshot", ", ".join(record.hooks.before_snapshot)),
+        ("after restore", ", ".join(record.hooks.after_restore)),
+        ("warm-up", "" if record.warmup_event is None else json.dumps(record.warmup_event, ensure_ascii=False)),
+        ("pickled by", record.python and f"Python {record.python}"),
+    ]
+    return [(name, text) for name, text in rows if text]
 
 
 @functions.command("pause", short_help="Serve functions no longer, until they are resumed.")

@@ -5,9 +5,10 @@ Not here: how a version is built (`runtime`) or kept (`pool.registry`).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from quilt_fn.model.common import NAME_PATTERN, Attachment, Labels, Model, Record
 
@@ -21,6 +22,21 @@ EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-
 Environment = dict[EnvironmentName, str]
 ENVIRONMENT_LIMIT_BYTES = 32 * 1024
 Requirement = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\s\-#][^\r\n\x00]*$")]
+"""As versions hold it. What is asked for now is checked more closely, so that no build begins that would be refused."""
+_OF_THE_INDEX = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*[ \t]*(\[[A-Za-z0-9._, \t-]*\])?[^@/\\$:\x00-\x08\x0a-\x1f\x7f-\xa0\u2028\u2029]*"
+    r"([ \t]--hash=[a-z0-9]+:[0-9a-f]+)*[ \t]*"
+)
+"""As in `runtime/spawner/store_operations.py`, which imports nothing of ours; a test compares the two."""
+
+
+def _of_the_index(line: str) -> str:
+    if _OF_THE_INDEX.fullmatch(line) is None:
+        raise ValueError("it must name a package of the index, such as `pillow>=11`: no option, path, URL or variable")
+    return line
+
+
+AskedRequirement = Annotated[Requirement, AfterValidator(_of_the_index)]
 
 
 def _environment_size(value: dict[str, str] | None) -> dict[str, str] | None:
@@ -80,6 +96,7 @@ class FunctionSpec(Model):
 
 class FunctionCreate(FunctionSpec):
     name: Name
+    requirements: list[AskedRequirement] = Field(default=[], max_length=500)
 
 
 class FunctionUpdate(Model):
@@ -88,7 +105,7 @@ class FunctionUpdate(Model):
     handler: Handler | None = None
     bundle_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     source: str | None = None
-    requirements: list[Requirement] | None = Field(None, max_length=500)
+    requirements: list[AskedRequirement] | None = Field(None, max_length=500)
     description: str | None = None
     memory_limit_mb: int | None = None
     cpu_limit_percent: int | None = None
@@ -113,6 +130,8 @@ class FunctionUpdate(Model):
     cleanup_on_exit: bool | None = None
     labels: Labels | None = None
     python: str | None = None
+
+    _environment_size = field_validator("environment", "secrets")(_environment_size)
 
 
 class SnapshotInfo(Record):
@@ -163,10 +182,16 @@ class FunctionRecord(Record):
     concurrency: int
     idle_timeout_seconds: float
     max_queue: int
+    recycle_after_invocations: int | None = None
+    recycle_after_seconds: float | None = None
+    recycle_memory_growth_mb: int | None = None
+    warmup_event: Any = None
     auth: str
     cleanup_on_exit: bool
     hooks: Hooks = Hooks()
     labels: dict[str, str]
+    python: str | None = None
+    """The Python minor version that pickled the bundle, where it was pickled."""
     url: str
     created_at: str
     updated_at: str

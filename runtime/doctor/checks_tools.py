@@ -63,9 +63,13 @@ def redis(machine: Machine, settings: Settings) -> Finding:
     lost = "functions and invocations have nowhere to be kept, so the platform does not start"
     get = "apt-get install redis-server, or name a Redis of yours in QUILT_REDIS_URL"
     if settings.redis_url:
-        durable, why = machine.redis(settings.redis_url)
+        asked = machine.redis(settings.redis_url)
+        detail = f"QUILT_REDIS_URL names one; {asked.why}"
+        if not asked.answers:
+            cure = "start it or correct the URL; without QUILT_REDIS_URL `quilt up` starts one of its own"
+            return Finding("redis-server", False, detail, lost, cure, required=True)
         return Finding(
-            "redis-server", durable is not False, f"QUILT_REDIS_URL names one; {why}",
+            "redis-server", asked.durable is not False, detail,
             "what was answered as done may be gone after a crash of that Redis",
             "CONFIG SET appendonly yes and appendfsync always there",
         )  # fmt: skip

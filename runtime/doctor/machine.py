@@ -14,6 +14,7 @@ from typing import Protocol
 from quilt_fn.settings import Settings
 from runtime.doctor import places, redis_durability
 from runtime.doctor.node_user import NodeUser, node_user
+from runtime.doctor.redis_durability import Asked
 
 PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
@@ -47,8 +48,8 @@ class Machine(Protocol):
 
     def criu(self) -> list[str] | None: ...
 
-    def redis(self, url: str) -> tuple[bool | None, str]:
-        """Whether the Redis at `url` is durable (None: not known), and why."""
+    def redis(self, url: str) -> Asked:
+        """Whether the Redis at `url` answers and is durable, and why."""
         ...
 
 
@@ -118,7 +119,7 @@ class RealMachine:
     def node_user(self) -> NodeUser | str:
         return node_user(self._settings)
 
-    def redis(self, url: str) -> tuple[bool | None, str]:
+    def redis(self, url: str) -> Asked:
         return redis_durability.ask(url)
 
     def criu(self) -> list[str] | None:

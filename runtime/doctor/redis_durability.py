@@ -9,10 +9,20 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`durable` None: not known; `why` says of either."""
+
+    answers: bool
+    durable: bool | None
+    why: str
 
 
 class _Stream(Protocol):
@@ -38,12 +48,12 @@ def judge(config: Mapping[str, str] | None) -> tuple[bool | None, str]:
     return False, f"appendfsync is {fsync}: a crash loses {lost}"
 
 
-def ask(url: str) -> tuple[bool | None, str]:
+def ask(url: str) -> Asked:
     """As `judge`, of the Redis at `url`. Where it can't be asked that is the reason; never raises."""
     try:
-        return judge(_config(url))
+        return Asked(True, *judge(_config(url)))
     except (OSError, ValueError) as error:
-        return None, f"durability unknown: it does not answer ({error})"
+        return Asked(False, None, f"it does not answer ({error})")
 
 
 def _config(url: str) -> dict[str, str] | None:

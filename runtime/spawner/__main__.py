@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtime.spawner import checkpoint, kernel, machines, sweeping
 from runtime.spawner.cgroups import Cgroups
-from runtime.spawner.facts import facts
+from runtime.spawner.facts import facts, with_criu_that_runs
 from runtime.spawner.names import Config
 from runtime.spawner.networks import Networks
 from runtime.spawner.server import Server
@@ -34,6 +34,7 @@ def main() -> int:
     config.state.chmod(0o700)
     listener = _listen(config)
     _stage(config)
+    config = with_criu_that_runs(config)
     groups = Cgroups(config.platform)
     missing = groups.prepare()
     if missing:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,20 @@ def criu_version(config: Config) -> str | None:
     """What `criu --version` says, None where there is no CRIU that runs."""
     if not config.criu:
         return None
-    done = programs.run(*config.criu, "--version")
+    try:
+        done = programs.run(*config.criu, "--version")
+    except OSError as error:
+        print(f"quilt spawner: {config.criu[-1]} can't be started: {error.strerror}", file=sys.stderr)
+        return None
     return done.out.decode().split("\n")[0].removeprefix("Version: ").strip() if done.code == 0 else None
+
+
+def with_criu_that_runs(config: Config) -> Config:
+    """`config`, with no CRIU where the one it names does not run: all else goes on as where none is installed."""
+    if config.criu and criu_version(config) is None:
+        print("quilt spawner: no CRIU runs here: nothing is snapshotted or restored", file=sys.stderr, flush=True)
+        return replace(config, criu=())
+    return config
 
 
 @functools.cache

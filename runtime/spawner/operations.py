@@ -221,7 +221,7 @@ class Operations(Context):
         """→ {facts: {…}, missing: {name: reason}}."""
         missing = {}
         if not self.config.criu:
-            missing["criu"] = "CRIU is not installed: instances are booted or forked, never restored"
+            missing["criu"] = "no CRIU is installed that runs: instances are booted or forked, never restored"
         containers = self.networks.containers
         reasons = (self.networks.reason, containers.reason, containers.egress_reason)
         if any(reasons):

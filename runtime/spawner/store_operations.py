@@ -34,9 +34,12 @@ def unpack(ops: Context, message: Message, fds: list[int]) -> Answer:
 def layer(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, layer, requirements: [text]} → {size_bytes}; says progress."""
     requirements = message.get("requirements")
-    if not isinstance(requirements, list) or not all(_is_requirement(r) for r in requirements):
-        raise Refused("requirements must be a list of lines that name packages of the index, such as `pillow>=11`: "
-                      "no options, paths, URLs or variables", "build")  # fmt: skip
+    if not isinstance(requirements, list):
+        raise Refused("requirements must be a list")
+    for line in requirements:
+        if not _is_requirement(line):
+            raise Refused(f"the requirement {str(line)[:256]!r} must name a package of the index, such as "
+                          "`pillow>=11`: no option, path, URL or variable", "build")  # fmt: skip
     size = layers.build(ops.config, ops.groups, checked("tenant", message.get("tenant")),
                         checked("layer", message.get("layer")), requirements, ops.say)  # fmt: skip
     return {"size_bytes": size}, []

@@ -281,7 +281,10 @@ class FakeRuntime:
         return not self.check_bundles or (tenant_id, bundle_id) in self.bundles
 
     def features(self) -> dict[str, dict[str, Any]]:
-        return {"criu": {"available": False, "reason": "a fake runtime"}}
+        return {
+            "criu": {"available": False, "reason": "a fake runtime"},
+            "images": {"available": True, "images": ["host"], "python": "3.11", "reason": None},
+        }
 
     async def keep_only(self, specs: list[VersionSpec]) -> list[str]:
         self.kept = [spec.key for spec in specs]

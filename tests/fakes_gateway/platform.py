@@ -106,7 +106,7 @@ class FakePlatform:
         wants_request: bool = False,
     ) -> Target:
         """A deployed function."""
-        target = Target(tenant_id, f"fn_{name}", name, 1, 30.0, public, wants_request, None)
+        target = Target(tenant_id, f"fn_{name}", name, 1, 30.0, public, wants_request, None, "3.11")
         self.targets[tenant_id, name] = target
         self.handlers[target.function_id] = handler
         return target
@@ -124,7 +124,7 @@ class FakePlatform:
         if (tenant_id, body.name) in self.functions:
             raise NameTaken(f"{body.name} is taken", details={"state": "pending"})
         record = FunctionRecord.model_validate(
-            body.model_dump(exclude={"source", "secrets", "warmup_event", "python"})
+            body.model_dump(exclude={"source", "secrets"})
             | {
                 "function_id": f"fn_{body.name}", "id": f"fn_{body.name}", "tenant_id": tenant_id, "state": "pending",
                 "version": 1, "current_version": None, "secrets": sorted(body.secrets), "url": f"/fn/{body.name}",

@@ -244,6 +244,8 @@ class FakeGateway:
         if function["state"] != "active":
             raise FunctionNotDeployed(f"{function['name']} is not deployed")
         assert request.content_type == remote.CALL
+        if request.headers.get(remote.PYTHON) != MINOR:
+            raise PythonMismatch(f"pickled by {request.headers.get(remote.PYTHON)}, the image has {MINOR}")
         self.calls_at_once += 1
         self.most_calls_at_once = max(self.most_calls_at_once, self.calls_at_once)
         try:

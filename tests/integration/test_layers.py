@@ -107,6 +107,9 @@ def test_a_requirement_names_a_package_and_nothing_else(live: Live, line: str) -
         wheel.writestr("x-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr("x-1.dist-info/RECORD", "")
     folder.chmod(0o777)
-    got = refused(live, [line.format(folder=folder, port=live.port)])
-    assert "name packages" in got.json()["error"]
+    spec = {"name": "t-refused", "handler": "main:handler", "source": "def handler(event): return 1"}
+    wrong = {"requirements": ["six", line.format(folder=folder, port=live.port)]}
+    got = live.ask("POST", "/api/functions", spec | wrong)
+    assert (got.status, got.json()["details"]["fields"][0]["field"]) == (422, "requirements.1"), got.body
+    assert "a package of the index" in got.json()["error"]
     assert not (folder / "ran").exists()

@@ -381,6 +381,30 @@ def test_functions(quilt: Any, gateway: FakeGateway, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("deployed")
+def test_what_is_set_of_a_function_is_shown(quilt: Any, gateway: FakeGateway) -> None:
+    plain = quilt("functions", "get", "f").out
+    assert "256 processes" in plain and "end after 300 s" in plain and "1000 at most" in plain
+    assert not any(row in plain for row in ("recycled", "volumes", "before snapshot", "after restore", "warm-up"))
+    the_function(gateway).update(
+        recycle_after_invocations=5, recycle_memory_growth_mb=7, volumes=["data:/data"], warmup_event={"a": 1},
+        hooks={"before_snapshot": ["f:warm"], "after_restore": ["f:again"]}, max_queue=3, pids_limit=33,
+    )  # fmt: skip
+    shown = quilt("functions", "get", "f").out
+    for text in ("5 invocations or a growth by 7 MB", "data:/data", '{"a": 1}', "f:warm", "f:again", "3 at most", "33"):
+        assert text in shown
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_newer_version_that_failed_is_told_apart_from_the_one_that_serves(quilt: Any, gateway: FakeGateway) -> None:
+    the_function(gateway).update(version=2, current_version=1, error_message="BUILD_FAILED: no module x")
+    shown = quilt("functions", "get", "f").out
+    assert "active:" not in shown
+    assert "version 2 failed: BUILD_FAILED: no module x; version 1 serves" in shown
+    the_function(gateway).update(version=1, current_version=None, state="error")
+    assert "error: BUILD_FAILED: no module x" in quilt("functions", "get", "f").out
+
+
+@pytest.mark.usefixtures("deployed")
 def test_functions_are_paused_and_resumed(quilt: Any, gateway: FakeGateway) -> None:
     for command in ("pause", "resume"):
         assert quilt("functions", command, "f", "absent").code == 3  # and nothing was done to f:

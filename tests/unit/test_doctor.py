@@ -17,6 +17,7 @@ from quilt_fn.settings import Settings
 from runtime.doctor import NodeUser, checks_kernel, checks_tools, places, report
 from runtime.doctor.finding import Finding
 from runtime.doctor.node_user import first_closed
+from runtime.doctor.redis_durability import Asked
 
 MOUNTS = """\
 /dev/vda / ext4 rw,relatime 0 0
@@ -78,9 +79,9 @@ class FakeMachine:
     criu_argv: list[str] | None = field(default_factory=lambda: ["criu"])
 
     room_mb: int | None = 10_000
-    redis_says: tuple[bool | None, str] = (True, "append-only file, fsync always")
+    redis_says: Asked = field(default_factory=lambda: Asked(True, True, "append-only file, fsync always"))
 
-    def redis(self, url: str) -> tuple[bool | None, str]:
+    def redis(self, url: str) -> Asked:
         return self.redis_says
 
     def uid(self) -> int:
@@ -278,6 +279,12 @@ def test_redis(machine: FakeMachine) -> None:
     assert (finding.ok, finding.required) == (False, True)
     assert "apt-get install redis-server" in finding.get
     assert find(machine, "redis-server", Settings(redis_url="redis://elsewhere")).ok
+    machine.redis_says = Asked(True, None, "durability unknown: CONFIG GET is refused there")
+    assert find(machine, "redis-server", Settings(redis_url="redis://elsewhere")).ok
+    machine.redis_says = Asked(False, None, "it does not answer (refused)")
+    finding = find(machine, "redis-server", Settings(redis_url="redis://elsewhere"))
+    assert (finding.ok, finding.required) == (False, True)
+    assert "does not answer" in finding.detail and "QUILT_REDIS_URL" in finding.get
 
 
 def test_network(machine: FakeMachine) -> None:

@@ -171,6 +171,22 @@ async def test_the_request_is_shown_without_the_platforms_credentials(http: Http
     assert seen[1]["path"] == "/"
 
 
+@pytest.mark.parametrize(
+    ("authorization", "passes"),
+    [("Bearer of-its-own-users", True), ("Basic dTpw", True), (f"Bearer {KEY}", False), (f"bearer  {OTHER_KEY}", False),
+     ("Bearer own-key", False)],
+)  # fmt: skip
+async def test_beside_a_key_only_an_authorization_that_holds_one_too_is_taken_out(
+    http: Http, platform: FakePlatform, authorization: str, passes: bool
+) -> None:
+    platform.add("app", answers(body=b"1"), wants_request=True)
+    await http("GET", "/fn/app", key="own-key", headers={"Authorization": authorization})
+    request = platform.calls[0].request
+    assert request is not None
+    assert (["Authorization", authorization] in request["headers"]) is passes
+    assert "own-key" not in str(request)
+
+
 async def test_the_time_limit_can_be_lowered_but_not_raised(http: Http, platform: FakePlatform) -> None:
     for limit, at_most in (("2.5", 2.5), ("3000", 30.0)):
         await http("GET", "/fn/echo", headers={"X-Quilt-Timeout-S": limit})
@@ -179,6 +195,18 @@ async def test_the_time_limit_can_be_lowered_but_not_raised(http: Http, platform
     for bad in ("0", "-1", "nan", "inf", "soon"):
         reply = await http("GET", "/fn/echo", headers={"X-Quilt-Timeout-S": bad})
         assert (reply.status, reply.code) == (422, "INVALID_VALUE")
+
+
+async def test_a_call_that_another_python_pickled_is_refused_before_it_is_run(
+    http: Http, platform: FakePlatform
+) -> None:
+    refused = await http("POST", "/fn/echo", data=b"p", headers={**CALL, "X-Quilt-Python": "3.13"})
+    assert (refused.status, refused.code) == (422, "PYTHON_MISMATCH")
+    assert "Python 3.13" in refused.json["error"] and "Python 3.11" in refused.json["error"]
+    assert "3.11" in refused.json["hint"] and platform.calls == []
+    for headers in (CALL, {**CALL, "X-Quilt-Python": "3.11"}):  # an older client does not say it
+        assert (await http("POST", "/fn/echo", data=b"p", headers=headers)).status == 200
+    assert (await http("POST", "/fn/echo", json=1, headers={"X-Quilt-Python": "3.13"})).json == 1
 
 
 # who may

@@ -12,7 +12,10 @@ import fakeredis
 import orjson
 import pytest
 
+from pool.functions import checked_spec
 from pool.platform import Platform
+from quilt_fn.errors import InvalidValue
+from quilt_fn.model.function import FunctionSpec
 from quilt_fn.settings import Settings
 from tests.fakes import runtime as fakes
 from tests.fakes.runtime import FakeRuntime
@@ -65,6 +68,13 @@ async def test_from_create_to_a_warm_answer_and_its_record(node: Node) -> None:
     assert listed["next_cursor"] is not None
     assert (await node.http("GET", f"/api/functions/{function_id}/pool")).json["ready_count"] == 1
     assert b"quilt_" in (await node.http("GET", "/metrics")).body
+
+
+async def test_a_call_that_another_python_pickled_is_refused(node: Node) -> None:
+    await deployed(node)
+    headers = {"Content-Type": "application/vnd.quilt.call", "X-Quilt-Python": "3.99"}
+    refused = await node.http("POST", "/fn/hello", data=b"p", headers=headers)
+    assert (refused.code, refused.json["details"]) == ("PYTHON_MISMATCH", {"call": "3.99", "function": "3.11"})
 
 
 async def test_the_record_that_invoke_answers_is_the_one_that_is_kept(node: Node) -> None:
@@ -173,3 +183,47 @@ async def test_a_disk_without_room_takes_nothing_new_and_serves_what_is_there(no
     node.platform.disk.reserve_bytes = 0
     assert (await node.http("DELETE", f"/api/functions/{function_id}")).status == 204
     assert (await node.http("POST", "/api/functions", json=SPEC | {"name": "other"})).status == 201
+
+
+async def test_a_put_says_what_is_wrong_without_secrets_and_in_short(node: Node) -> None:
+    function_id = await deployed(node)
+    for fields in ({"secrets": {"TOKEN": "sup\0ersecret"}}, {"environment": {"A": "sup\0ersecret"}}):
+        reply = await node.http("PUT", f"/api/functions/{function_id}", json=fields)
+        assert (reply.status, reply.code) == (422, "INVALID_VALUE")
+        assert b"ersecret" not in reply.body
+        assert reply.json["error"] == f"{next(iter(fields))}: Value error, a value holds a NUL byte"
+        assert reply.json["details"]["fields"][0]["got"] == "(dict, not shown)"
+    long = await node.http("PUT", f"/api/functions/{function_id}", json={"description": "x" * 5000})
+    assert (long.status, long.json["error"]) == (422, "description: String should have at most 1000 characters")
+    assert len(long.body) < 1000
+    with pytest.raises(InvalidValue) as wrong:  # also what only the pool finds
+        checked_spec({"handler": "app:handler", "secrets": {"TOKEN": "sup\0ersecret"}})
+    assert "ersecret" not in repr(wrong.value.details)
+
+
+async def test_the_record_holds_what_was_asked_but_the_source_and_the_values_of_secrets(node: Node) -> None:
+    asked = {
+        "description": "d", "memory_limit_mb": 64, "environment": {"A": "1"}, "secrets": {"TOKEN": "hidden"},
+        "recycle_after_invocations": 5, "recycle_after_seconds": 6.5, "recycle_memory_growth_mb": 7,
+        "warmup_event": {"a": [1]}, "python": "3.11", "hooks": {"before_snapshot": ["app:warm"], "after_restore": []},
+        "max_queue": 3, "idle_timeout_seconds": 9.0, "pids_limit": 33, "labels": {"team": "a"},
+    }  # fmt: skip
+    made = (await node.http("POST", "/api/functions", json=SPEC | asked)).json
+    assert FunctionSpec.model_fields.keys() - made.keys() == {"source"}
+    assert {name: made[name] for name in asked} == asked | {"secrets": ["TOKEN"]}
+    put = {"recycle_after_invocations": 6, "warmup_event": "w", "python": "3.13"}
+    changed = (await node.http("PUT", f"/api/functions/{made['id']}", json=put)).json
+    assert {name: changed[name] for name in put} == put
+
+
+async def test_a_requirement_that_no_build_would_take_is_refused_before_anything_is_made(node: Node) -> None:
+    wrong = {"requirements": ["six", "git+https://x/y"]}
+    made = await node.http("POST", "/api/functions", json=SPEC | wrong)
+    assert (made.status, made.code) == (422, "INVALID_VALUE")
+    (field,) = made.json["details"]["fields"]
+    assert (field["field"], field["got"]) == ("requirements.1", "git+https://x/y")
+    assert (await node.http("GET", "/api/functions")).json["functions"] == []
+    function_id = await deployed(node)
+    changed = await node.http("PUT", f"/api/functions/{function_id}", json=wrong)
+    assert (changed.status, changed.json["details"]["fields"][0]["field"]) == (422, "requirements.1")
+    assert (await node.http("GET", f"/api/functions/{function_id}")).json["version"] == 1

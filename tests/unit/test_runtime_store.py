@@ -18,15 +18,18 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from quilt_fn.errors import BundleInvalid, BundleNotFound, PayloadTooLarge
+from quilt_fn.model import function as model
+from quilt_fn.model.function import FunctionUpdate
 from runtime import bundle_store, output
 from runtime.api import VersionSpec
 from runtime.bundle_store import BundleStore
 from runtime.frames import FrameProtocol
 from runtime.guest import wire
 from runtime.output import Pipe
-from runtime.spawner import bundles, checkpoint, names, protocol, snapshots
+from runtime.spawner import bundles, checkpoint, names, protocol, snapshots, store_operations
 from runtime.spawner.store_operations import _is_requirement
 from runtime.versions import layer_id, snapshot_id
 
@@ -275,6 +278,7 @@ def test_what_is_not_a_number_in_its_range_is_refused(value: object) -> None:
 )  # fmt: skip
 def test_requirements_name_packages_of_the_index(line: str) -> None:
     assert _is_requirement(line)
+    assert FunctionUpdate(requirements=[line]).requirements == [line]
 
 
 @pytest.mark.parametrize(
@@ -284,6 +288,17 @@ def test_requirements_name_packages_of_the_index(line: str) -> None:
 )  # fmt: skip
 def test_requirements_hold_no_options_paths_or_urls(line: object) -> None:
     assert not _is_requirement(line)
+    with pytest.raises(ValidationError, match=r"requirements\.1"):
+        FunctionUpdate.model_validate({"requirements": ["six", line]})
+
+
+def test_the_spawner_and_the_api_have_one_notion_of_a_requirement() -> None:
+    assert model._OF_THE_INDEX.pattern == store_operations._REQUIREMENT.pattern
+
+
+def test_the_spawner_names_the_requirement_that_it_refuses() -> None:
+    with pytest.raises(protocol.Refused, match=r"the requirement 'git\+https://x/y' must name a package"):
+        store_operations.layer(None, {"requirements": ["six", "git+https://x/y"]}, [])  # type: ignore[arg-type]
 
 
 @pytest.fixture

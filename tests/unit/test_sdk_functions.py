@@ -262,6 +262,16 @@ def test_another_python_is_refused_with_both_named(
         f.remote()
 
 
+def test_a_call_from_another_python_is_refused_too(
+    user: ModuleType, client: Client, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user.add.deploy()
+    assert Function.from_name("add", client).remote(1, b=2) == 3
+    monkeypatch.setattr("quilt_fn.remote.MINOR", "3.99")
+    with pytest.raises(PythonMismatch, match=rf"3\.99.*{MINOR}"):
+        Function.from_name("add", client).remote(1, b=2)
+
+
 def test_values_that_the_api_refuses_are_named_before_anything_is_sent(client: Client, gateway: FakeGateway) -> None:
     app = App(client=client)
     f = app.function(memory_mb=1, timeout_s=0, secrets={"bad name": "hidden"}, name="f")(lambda: 1)
