@@ -73,7 +73,8 @@ invocation; it ends a stream, and the instance is free again.
 What comes back: JSON, text (`text/plain; charset=utf-8`) or octets; headers and status of the handler's own win, but
 `X-Quilt-*`, `X-Request-Id`, `Server-Timing`, `Content-Length` and hop-by-hop headers are the platform's. A header with
 a line break or a status that HTTP does not know is a `HANDLER_ERROR`. A generator is sent chunk by chunk; where it
-fails before its first chunk the answer is an error, after that the connection is cut before the end.
+fails before its first chunk the answer is an error, after that the connection is cut before the end, and why is in
+the invocation's record.
 
 | header | |
 |---|---|

@@ -148,8 +148,8 @@ async def respond(
         try:
             first = await _next_chunk(request, outcome.stream)
         except QuiltError as exc:  # nothing was promised yet, so this is an error like any other
-            if not trusted and exc.details is not None:
-                exc.details.pop("traceback", None)
+            if outcome.failure is not None:
+                return _failed(served, outcome.failure, request_id, trusted=trusted, limit=limit)
             return _error(served, exc, request_id)
         return await stream(request, outcome.status, headers, first, outcome.stream)
     headers["Server-Timing"] = timing(served)

@@ -111,8 +111,9 @@ class Failure:
 class Outcome:
     """What an invocation came to. Either `failure` is set, or status, headers, kind and body (or stream) are.
 
-    With `stream`, iterate it to its end or `aclose()` it; it raises quilt_fn.errors.FunctionFailed where the handler
-    failed in the middle. stdout and stderr are complete when the Outcome is there, for a stream when that has ended.
+    With `stream`, iterate it to its end or `aclose()` it; where the handler failed in the middle it raises
+    quilt_fn.errors.FunctionFailed, and why stands in `failure` (and `timed_out`) by then. stdout and stderr are
+    complete when the Outcome is there, for a stream when that has ended.
     """
 
     status: int = 200
