@@ -79,6 +79,10 @@ class Built:
     snapshot_taken_at: str | None
     unavailable: tuple[WayDown, ...]
     wants_request: bool
+    output: str = ""
+    """The end of what import, hooks and warm-up printed, stdout and stderr as they came; empty where what had been
+    built before was taken.
+    """
 
 
 @dataclass(slots=True)
@@ -184,8 +188,8 @@ class FunctionRuntime(Protocol):
     async def build(self, spec: VersionSpec, progress: Callable[[Progress], None]) -> Built:
         """Make `spec` startable. Idempotent: what is there already (layer, snapshot whose key matches) is used.
 
-        Raises BuildFailed (details: stage, traceback or log), PythonMismatch, BundleNotFound, SpawnerError. After a
-        failure nothing of this build is left.
+        Raises BuildFailed (details: stage, traceback or log, output), PythonMismatch, BundleNotFound, SpawnerError.
+        After a failure nothing of this build is left.
         """
         ...
 

@@ -323,6 +323,20 @@ async def test_a_cancelled_caller_whose_call_runs_ends_the_instance(platform: Pl
     assert (await platform.pool(TENANT, record.function_id)).total_count == 0
 
 
+async def test_what_a_build_prints_is_in_the_functions_log(platform: Platform, runtime: FakeRuntime) -> None:
+    runtime.build_output = "loading\nloaded"
+    record = await deployed(platform)
+    runtime.build_output = "loading again"
+    runtime.fail_builds("no")
+    await platform.update(TENANT, record.function_id, FunctionUpdate(description="another"))
+    with pytest.raises(BuildFailed):
+        await platform.deploy(TENANT, record.function_id)
+    lines = platform.logs(TENANT, record.function_id, follow=False, invocation_id=None, limit=10)
+    assert [(line["text"], line["invocation_id"]) async for line in lines] == [
+        ("loading", None), ("loaded", None), ("loading again", None),
+    ]  # fmt: skip
+
+
 async def test_streams_hold_their_instance_until_they_end(platform: Platform, runtime: FakeRuntime) -> None:
     record = await deployed(platform)
     runtime.handler = streams(b"a", b"b")

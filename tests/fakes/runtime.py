@@ -179,6 +179,7 @@ class FakeRuntime:
         self.bundles: set[tuple[str, str]] = set()
         self.check_bundles = False
         self.build_error: QuiltError | None = None
+        self.build_output = ""
         self.closed = False
         self._failures: list[str] = []
         self._always: str | None = None
@@ -197,7 +198,8 @@ class FakeRuntime:
         self._always = reason
 
     def fail_builds(self, message: str, stage: str = "import") -> None:
-        self.build_error = BuildFailed(message, details={"stage": stage, "traceback": f"Traceback …\n{message}"})
+        details = {"stage": stage, "traceback": f"Traceback …\n{message}", "output": self.build_output}
+        self.build_error = BuildFailed(message, details=details)
 
     def hold_starts(self) -> None:
         self._start_gate = asyncio.Event()
@@ -235,6 +237,7 @@ class FakeRuntime:
             snapshot_taken_at="2026-01-01T00:00:00Z",
             unavailable=(),
             wants_request=self.wants_request,
+            output=self.build_output,
         )
 
     async def start(self, spec: VersionSpec) -> FakeInstance:
