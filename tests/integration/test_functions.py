@@ -150,6 +150,20 @@ def test_a_process_that_ends_at_import_has_said_what_it_wrote(live: Live) -> Non
         assert (got.status, got.json()["details"]["output"].strip()) == (422, "no licence")
 
 
+def test_a_text_body_is_text_whatever_is_in_it(live: Live) -> None:
+    for parameters in ("event", "event, context"):
+        name = live.deploy(f"def handler({parameters}): return [type(event).__name__, event]")
+        for content_type, body, seen in (
+            ("text/plain", b"123", ["str", "123"]),
+            ("text/plain; charset=latin-1", b"\xfc", ["str", "\u00fc"]),
+            ("application/x-www-form-urlencoded", b"123", ["int", 123]),
+        ):
+            assert live.call(name, body, headers={"Content-Type": content_type}) == seen
+        assert live.invocation(name, "123")["result"] == ["int", 123]
+        refused = live.ask("POST", f"/fn/{name}", b"\xff", headers={"Content-Type": "text/plain"})
+        assert (refused.status, refused.code) == (400, "INVALID_REQUEST")
+
+
 def test_a_deleted_function_is_gone_at_once_and_its_running_invocation_is_finished(live: Live) -> None:
     name = live.deploy("import time\ndef handler(event): time.sleep(event.get('s', 0)); return 'done'")
     answers: list[object] = []
