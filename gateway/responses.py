@@ -21,7 +21,15 @@ from multidict import CIMultiDict
 
 from gateway.errors import dump_error, error_headers
 from pool.api import Served, Target
-from quilt_fn.errors import FunctionFailed, HandlerError, InvalidRequest, QuiltError, all_errors, http_status
+from quilt_fn.errors import (
+    FunctionFailed,
+    HandlerError,
+    InvalidRequest,
+    QuiltError,
+    ResultNotSerialisable,
+    all_errors,
+    http_status,
+)
 from runtime.api import Failure, Outcome
 
 log = logging.getLogger("gateway")
@@ -139,7 +147,7 @@ async def respond(
         )
     try:
         headers = _headers(outcome)
-    except HandlerError as exc:
+    except ResultNotSerialisable as exc:
         if outcome.stream is not None:
             await close(outcome.stream)
         return _error(served, exc, request_id)
@@ -214,13 +222,13 @@ def _add_own(headers: CIMultiDict[str], served: Served, request_id: str) -> None
 
 
 def _headers(outcome: Outcome) -> CIMultiDict[str]:
-    """The function's headers without those that are ours to set. Raises HandlerError for what is no header."""
+    """The function's headers without those that are ours to set. Raises ResultNotSerialisable for what is none."""
     if outcome.status not in _STATUS_LINES or outcome.status < 200:
-        raise HandlerError(f"the handler answered with the status {outcome.status}, which HTTP does not know")
+        raise ResultNotSerialisable(f"the handler answered with the status {outcome.status}, which HTTP does not know")
     headers: CIMultiDict[str] = CIMultiDict()
     for name, value in outcome.headers:
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            raise HandlerError(
+            raise ResultNotSerialisable(
                 f"the handler answered with a header that HTTP does not allow: {name[:80]!r}: {value[:80]!r}",
                 hint="no line breaks or control characters; encode other characters first",
             )

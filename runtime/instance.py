@@ -376,9 +376,8 @@ def _result(meta: dict[str, Any], body: bytes) -> Outcome:
     status, headers, kind = meta.get("status", 200), meta.get("headers", []), meta.get("kind", "json")
     sane = isinstance(status, int) and 100 <= status <= 599 and kind in ("json", "text", "bytes", "pickle")
     if not sane or not isinstance(headers, list) or not all(_is_header(h) for h in headers):
-        return Outcome(
-            failure=Failure("HANDLER_ERROR", "BadResponse", f"not an HTTP response: {status!r} {headers!r}"[:500])
-        )
+        text = f"not an HTTP response: {status!r} {headers!r}"[:500]
+        return Outcome(failure=Failure("RESULT_NOT_SERIALISABLE", "BadResponse", text))
     return Outcome(status=status, headers=headers, kind=kind, body=body)
 
 

@@ -256,7 +256,7 @@ async def test_the_functions_own_headers_win_except_ours(http: Http, platform: F
 async def test_what_is_no_response_is_refused(http: Http, platform: FakePlatform, fields: dict[str, Any]) -> None:
     platform.add("f", answers(body=b"1", **fields))
     reply = await http("GET", "/fn/f")
-    assert (reply.status, reply.code) == (500, "HANDLER_ERROR")
+    assert (reply.status, reply.code) == (500, "RESULT_NOT_SERIALISABLE")
     assert "X-B" not in reply.headers
 
 
