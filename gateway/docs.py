@@ -72,11 +72,15 @@ invocation; it ends a stream, and the instance is free again.
 
 What comes back: JSON, text (`text/plain; charset=utf-8`) or octets; headers and status of the handler's own win, but
 `X-Quilt-*`, `X-Request-Id`, `Server-Timing`, `Content-Length` and hop-by-hop headers are the platform's. A header with
-a line break or a status that HTTP does not know is a `RESULT_NOT_SERIALISABLE`. A tuple is `(body, status)` or `(body,
-status, headers)` where its second item is an int from 200 to 599. With another int after text, octets, a dict or a
-generator it is a mistyped status and `RESULT_NOT_SERIALISABLE`; any other tuple is a JSON list. A generator is sent
-chunk by chunk; where it fails before its first chunk the answer is an error, after that the connection is cut before
-the end, and why is in the invocation's record.
+a line break or a status that HTTP does not know is a `RESULT_NOT_SERIALISABLE`.
+
+A tuple is `(body, status)` or `(body, status, headers)` where its second item is an int from 200 to 599. With another
+int after text, octets, a dict or a generator it is a mistyped status and `RESULT_NOT_SERIALISABLE`; any other tuple is
+a JSON list.
+
+A generator is sent chunk by chunk: text and octets as they are, other values each as a line of JSON. Its first chunk
+says which type the answer has, `application/x-ndjson` for a value. Where it fails before that the answer is an error,
+after that the connection is cut before the end, and why is in the invocation's record.
 
 | header | |
 |---|---|

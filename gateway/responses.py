@@ -38,6 +38,8 @@ JSON = "application/json"
 CALL, RESULT = "application/vnd.quilt.call", "application/vnd.quilt.result"
 EXCEPTION = "application/vnd.quilt.exception"
 TEXT, OCTETS = "text/plain; charset=utf-8", "application/octet-stream"
+LINES = "application/x-ndjson"
+"""A stream of values, each a line of JSON."""
 CONTENT_TYPES = {"json": JSON, "text": TEXT, "bytes": OCTETS, "pickle": RESULT}
 LARGE_BYTES = 64 * 1024
 """Above this a response is not copied next to its head, and waits until the socket has taken it."""
@@ -236,7 +238,8 @@ def _headers(outcome: Outcome) -> CIMultiDict[str]:
         if lower not in _DROPPED and not lower.startswith("x-quilt-"):
             headers.add(name, value)
     if "Content-Type" not in headers and outcome.status not in _NO_BODY:
-        headers["Content-Type"] = CONTENT_TYPES[outcome.kind]
+        lines = outcome.stream is not None and outcome.kind == "json"
+        headers["Content-Type"] = LINES if lines else CONTENT_TYPES[outcome.kind]
     return headers
 
 

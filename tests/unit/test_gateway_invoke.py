@@ -431,6 +431,24 @@ async def test_a_stream_is_sent_as_it_comes(http: Http, platform: FakePlatform) 
         assert await response.read() == b"two"
 
 
+@pytest.mark.parametrize(
+    ("kind", "content_type"),
+    [("json", "application/x-ndjson"), ("text", "text/plain; charset=utf-8"), ("bytes", "application/octet-stream")],
+)
+async def test_a_stream_of_values_is_json_lines(
+    http: Http, platform: FakePlatform, kind: str, content_type: str
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'{"a":1}\n'
+        yield b"2\n"
+
+    platform.add("f", lambda _call: Outcome(kind=kind, stream=chunks()))
+    reply = await http("GET", "/fn/f")
+    assert (reply.headers["Content-Type"], reply.body) == (content_type, b'{"a":1}\n2\n')
+    platform.add("f", lambda _call: Outcome(kind=kind, stream=chunks(), headers=[["Content-Type", "a/b"]]))
+    assert (await http("GET", "/fn/f")).headers["Content-Type"] == "a/b"
+
+
 async def test_a_stream_that_fails_before_it_began_is_an_error(http: Http, platform: FakePlatform) -> None:
     platform.add("f", breaking(Failure("HANDLER_ERROR", "ValueError", "boom", "T")), public=True)
     assert (await http("GET", "/fn/f")).json["details"]["traceback"] == "T"
