@@ -33,15 +33,15 @@ HTTP_API = """\
   hours, also after a restart, is answered as the first was, with `Idempotency-Replayed: true`; while the first is at
   work the second waits for it; the same key with another body is 422. Failures are not kept, nor answers of more than
   256 KiB; of a tenant the newest 10,000 are. What a node that died had not answered is done again. Answers
-  that hold a secret (a new key, a terminal session, a published service) are kept in memory alone: after a restart their
-  replay is 409. A replay on `/api/elasticity/control/…` is always 409, with the first `operation_id` in `details`.
-  While Redis is away a request with the header is 503, and nothing is done.
+  that hold a secret (a new key, a terminal session, a published service) are kept in memory alone: after a restart
+  their replay is 409. A replay on `/api/elasticity/control/…` is always 409, with the first `operation_id` in
+  `details`. While Redis is away a request with the header is 503, and nothing is done.
 - Where `QUILT_RATE_LIMIT_PER_S` is set, each API key may make so many requests a second (after
   `QUILT_RATE_LIMIT_BURST` at once), `/fn/` included: above that 429 `RATE_LIMITED` with `Retry-After`.
 - Lists take `limit` (at most 1,000; 100 where it is absent) and `cursor`, newest first; images and the folders of a
   volume go by name.
-- Bodies are at most `QUILT_MAX_BODY_MB`, bundles included. Files and archives of volumes and containers, what is streamed
-  into a command, and what goes to a published service have no such limit; they pass through in pieces.
+- Bodies are at most `QUILT_MAX_BODY_MB`, bundles included. Files and archives of volumes and containers, what is
+  streamed into a command, and what goes to a published service have no such limit; they pass through in pieces.
 - What is no HTTP at all, or has a request line or a header over 8,190 bytes, comes to no route: it is answered 400 as
   text, without a request id.
 
@@ -76,8 +76,15 @@ invocation; it ends a stream, and the instance is free again.
 
 What comes back: JSON, text (`text/plain; charset=utf-8`) or octets; headers and status of the handler's own win, but
 `X-Quilt-*`, `X-Request-Id`, `Server-Timing`, `Content-Length` and hop-by-hop headers are the platform's. A header with
-a line break or a status that HTTP does not know is a `HANDLER_ERROR`. A generator is sent chunk by chunk; where it
-fails before its first chunk the answer is an error, after that the connection is cut before the end.
+a line break or a status that HTTP does not know is a `RESULT_NOT_SERIALISABLE`.
+
+A tuple is `(body, status)` or `(body, status, headers)` where its second item is an int from 200 to 599. With another
+int after text, octets, a dict or a generator it is a mistyped status and `RESULT_NOT_SERIALISABLE`; any other tuple is
+a JSON list.
+
+A generator is sent chunk by chunk: text and octets as they are, other values each as a line of JSON. Its first chunk
+says which type the answer has, `application/x-ndjson` for a value. Where it fails before that the answer is an error,
+after that the connection is cut before the end, and why is in the invocation's record.
 
 | header | |
 |---|---|

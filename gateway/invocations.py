@@ -87,13 +87,8 @@ async def _gather(outcome: Outcome) -> None:
                 )
                 break
     except QuiltError as exc:
-        details = exc.details or {}
-        outcome.failure = Failure(
-            exc.error_code,
-            str(details.get("type", type(exc).__name__)),
-            str(details.get("message", exc.message)),
-            details.get("traceback"),
-        )
+        if outcome.failure is None:
+            outcome.failure = Failure(exc.error_code, type(exc).__name__, exc.message)
     finally:
         await close(stream)
     outcome.body = b"".join(parts)

@@ -21,7 +21,15 @@ from multidict import CIMultiDict
 
 from gateway.errors import dump_error, error_headers
 from pool.api import Served, Target
-from quilt_fn.errors import FunctionFailed, HandlerError, InvalidRequest, QuiltError, all_errors, http_status
+from quilt_fn.errors import (
+    FunctionFailed,
+    HandlerError,
+    InvalidRequest,
+    QuiltError,
+    ResultNotSerialisable,
+    all_errors,
+    http_status,
+)
 from runtime.api import Failure, Outcome
 
 log = logging.getLogger("gateway")
@@ -30,6 +38,8 @@ JSON = "application/json"
 CALL, RESULT = "application/vnd.quilt.call", "application/vnd.quilt.result"
 EXCEPTION = "application/vnd.quilt.exception"
 TEXT, OCTETS = "text/plain; charset=utf-8", "application/octet-stream"
+LINES = "application/x-ndjson"
+"""A stream of values, each a line of JSON."""
 CONTENT_TYPES = {"json": JSON, "text": TEXT, "bytes": OCTETS, "pickle": RESULT}
 LARGE_BYTES = 64 * 1024
 """Above this a response is not copied next to its head, and waits until the socket has taken it."""
@@ -139,7 +149,7 @@ async def respond(
         )
     try:
         headers = _headers(outcome)
-    except HandlerError as exc:
+    except ResultNotSerialisable as exc:
         if outcome.stream is not None:
             await close(outcome.stream)
         return _error(served, exc, request_id)
@@ -148,8 +158,8 @@ async def respond(
         try:
             first = await _next_chunk(request, outcome.stream)
         except QuiltError as exc:  # nothing was promised yet, so this is an error like any other
-            if not trusted and exc.details is not None:
-                exc.details.pop("traceback", None)
+            if outcome.failure is not None:
+                return _failed(served, outcome.failure, request_id, trusted=trusted, limit=limit)
             return _error(served, exc, request_id)
         return await stream(request, outcome.status, headers, first, outcome.stream)
     headers["Server-Timing"] = timing(served)
@@ -214,13 +224,13 @@ def _add_own(headers: CIMultiDict[str], served: Served, request_id: str) -> None
 
 
 def _headers(outcome: Outcome) -> CIMultiDict[str]:
-    """The function's headers without those that are ours to set. Raises HandlerError for what is no header."""
+    """The function's headers without those that are ours to set. Raises ResultNotSerialisable for what is none."""
     if outcome.status not in _STATUS_LINES or outcome.status < 200:
-        raise HandlerError(f"the handler answered with the status {outcome.status}, which HTTP does not know")
+        raise ResultNotSerialisable(f"the handler answered with the status {outcome.status}, which HTTP does not know")
     headers: CIMultiDict[str] = CIMultiDict()
     for name, value in outcome.headers:
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            raise HandlerError(
+            raise ResultNotSerialisable(
                 f"the handler answered with a header that HTTP does not allow: {name[:80]!r}: {value[:80]!r}",
                 hint="no line breaks or control characters; encode other characters first",
             )
@@ -228,7 +238,8 @@ def _headers(outcome: Outcome) -> CIMultiDict[str]:
         if lower not in _DROPPED and not lower.startswith("x-quilt-"):
             headers.add(name, value)
     if "Content-Type" not in headers and outcome.status not in _NO_BODY:
-        headers["Content-Type"] = CONTENT_TYPES[outcome.kind]
+        lines = outcome.stream is not None and outcome.kind == "json"
+        headers["Content-Type"] = LINES if lines else CONTENT_TYPES[outcome.kind]
     return headers
 
 

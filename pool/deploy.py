@@ -16,7 +16,7 @@ from typing import Any
 from pool import tasks
 from pool.clock import Clock
 from pool.functions import ASKED_DELETING, ASKED_NOTHING, ASKED_PAUSED, FunctionEntry, VersionEntry
-from pool.log_files import LogFiles
+from pool.log_files import LogFiles, Output
 from pool.pools import Pools
 from pool.records import Records
 from pool.registry import Registry
@@ -134,15 +134,26 @@ class Deployer:
             except asyncio.CancelledError:
                 raise
             except QuiltError as error:
+                await self._keep_output(entry, str((error.details or {}).get("output") or ""))
                 await self._failed(entry, version, error)
                 raise
             except Exception as error:
                 internal = InternalError(f"the build ended with an internal error: {error!r}")
                 await self._failed(entry, version, internal)
                 raise internal from error
+            await self._keep_output(entry, built.output)
             await self._ready(entry, version, built)
         finally:
             self._builds.pop(key, None)
+
+    async def _keep_output(self, entry: FunctionEntry, text: str) -> None:
+        """What the build's code printed goes to the function's log, as no invocation's."""
+        if not text:
+            return
+        try:
+            await self._logs.append([Output(entry.function_id, None, None, self._clock.wall(), text.encode(), b"")])
+        except OSError as error:
+            log.error("what the build of %s printed could not be written: %s", entry.name, error)
 
     async def _ready(self, entry: FunctionEntry, version: VersionEntry, built: Built) -> None:
         packed = {

@@ -101,7 +101,7 @@ class Invoker:
             def ended(failure: Failure | None) -> None:
                 run_s = perf_counter() - t0
                 served.run_ms = run_s * 1000
-                if failure is not None:
+                if outcome.failure is None:  # else the runtime knows more than how the stream ended
                     outcome.failure = failure
                 self._finish(run, run_s, outcome)
 
@@ -214,7 +214,7 @@ class Stream:
             self._end(None)
             raise
         except QuiltError as error:
-            self._end(Failure(error.error_code, *_described(error)))
+            self._end(Failure(error.error_code, type(error).__name__, error.message))
             raise
         except BaseException as error:
             await self._close_inner()
@@ -236,8 +236,3 @@ class Stream:
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(failure)
-
-
-def _described(error: QuiltError) -> tuple[str, str, str | None]:
-    details = error.details or {}
-    return str(details.get("type", type(error).__name__)), error.message, details.get("traceback")

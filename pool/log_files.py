@@ -27,10 +27,10 @@ _FUNCTION_ID = re.compile(r"fn_[0-9a-f]{20}")
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One invocation's output, to be kept."""
+    """The output of one invocation, or (without one) of a build: to be kept."""
 
     function_id: str
-    invocation_id: str
+    invocation_id: str | None
     instance_id: str | None
     t: float
     stdout: bytes

@@ -262,7 +262,7 @@ class DiskFull(Unavailable):
 
 class BuildFailed(QuiltError):
     """`details` holds `stage` (bundle, layer, boot, import, hook, warmup, snapshot) and, where there is one,
-    `traceback` or `log`.
+    `traceback` or `log`, and the end of what was printed as `output`.
     """
 
     error_code = "BUILD_FAILED"

@@ -79,6 +79,10 @@ class Built:
     snapshot_taken_at: str | None
     unavailable: tuple[WayDown, ...]
     wants_request: bool
+    output: str = ""
+    """The end of what import, hooks and warm-up printed, stdout and stderr as they came; empty where what had been
+    built before was taken.
+    """
 
 
 @dataclass(slots=True)
@@ -111,8 +115,9 @@ class Failure:
 class Outcome:
     """What an invocation came to. Either `failure` is set, or status, headers, kind and body (or stream) are.
 
-    With `stream`, iterate it to its end or `aclose()` it; it raises quilt_fn.errors.FunctionFailed where the handler
-    failed in the middle. stdout and stderr are complete when the Outcome is there, for a stream when that has ended.
+    With `stream`, iterate it to its end or `aclose()` it; where the handler failed in the middle it raises
+    quilt_fn.errors.FunctionFailed, and why stands in `failure` (and `timed_out`) by then. stdout and stderr are
+    complete when the Outcome is there, for a stream when that has ended.
     """
 
     status: int = 200
@@ -183,8 +188,8 @@ class FunctionRuntime(Protocol):
     async def build(self, spec: VersionSpec, progress: Callable[[Progress], None]) -> Built:
         """Make `spec` startable. Idempotent: what is there already (layer, snapshot whose key matches) is used.
 
-        Raises BuildFailed (details: stage, traceback or log), PythonMismatch, BundleNotFound, SpawnerError. After a
-        failure nothing of this build is left.
+        Raises BuildFailed (details: stage, traceback or log, output), PythonMismatch, BundleNotFound, SpawnerError.
+        After a failure nothing of this build is left.
         """
         ...
 

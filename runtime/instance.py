@@ -206,14 +206,17 @@ class LiveInstance:
         if kind == wire.RESULT:
             outcome = _result(meta, body)
         elif kind == wire.FAIL:
-            outcome = Outcome(failure=_failure(meta, body))
-            if meta.get("type") in ("SystemExit", "KeyboardInterrupt", "MemoryError"):
-                self._spoil(f"its handler raised {meta.get('type')}")
+            outcome = Outcome(failure=self._failed(meta, body))
         else:
             self._spoil("it broke the protocol")
             outcome = Outcome(failure=Failure("INSTANCE_DIED", "ProtocolError", "the instance broke the protocol"))
         self._add_output(outcome)
         return outcome
+
+    def _failed(self, meta: dict[str, Any], body: bytes) -> Failure:
+        if meta.get("type") in ("SystemExit", "KeyboardInterrupt", "MemoryError"):
+            self._spoil(f"its handler raised {meta.get('type')}")
+        return _failure(meta, body)
 
     def _add_output(self, outcome: Outcome) -> None:
         outcome.stdout, outcome.stderr, outcome.truncated = self._output.take()
@@ -237,7 +240,7 @@ class LiveInstance:
                     yield body
                     continue
                 if kind == wire.FAIL:
-                    outcome.failure = _failure(meta, body)
+                    outcome.failure = self._failed(meta, body)
                 whole = kind in (wire.END, wire.FAIL)
                 break
         finally:
@@ -248,7 +251,7 @@ class LiveInstance:
                 self._spoil("its stream was not read to the end")
             self._add_output(outcome)
         if outcome.failure is not None:
-            raise FunctionFailed(outcome.failure.message, details={"error_code": outcome.failure.code})
+            raise FunctionFailed(outcome.failure.message)
 
     def _watch_time(self, deadline: float) -> None:
         """End the instance at `deadline`. A timer of an earlier invocation that fires before it is left to look again:
@@ -373,9 +376,8 @@ def _result(meta: dict[str, Any], body: bytes) -> Outcome:
     status, headers, kind = meta.get("status", 200), meta.get("headers", []), meta.get("kind", "json")
     sane = isinstance(status, int) and 100 <= status <= 599 and kind in ("json", "text", "bytes", "pickle")
     if not sane or not isinstance(headers, list) or not all(_is_header(h) for h in headers):
-        return Outcome(
-            failure=Failure("HANDLER_ERROR", "BadResponse", f"not an HTTP response: {status!r} {headers!r}"[:500])
-        )
+        text = f"not an HTTP response: {status!r} {headers!r}"[:500]
+        return Outcome(failure=Failure("RESULT_NOT_SERIALISABLE", "BadResponse", text))
     return Outcome(status=status, headers=headers, kind=kind, body=body)
 
 

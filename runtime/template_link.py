@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -87,7 +88,7 @@ class TemplateLink:
         if op == "exited" and name in self._exits:
             self._exits.pop(name)(status)
         key = f"fork {name}" if op in ("forked", "fork_failed") else op
-        if op != "forked":  # nothing else brings descriptors, and nobody would close them
+        if op not in ("forked", "output"):  # nothing else brings descriptors, and nobody would close them
             fds = _closed(fds)
         future = self._answers.pop(key, None)
         if future is not None and not future.done():
@@ -119,6 +120,15 @@ class TemplateLink:
     async def hello(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """{loaded: what `load` answered | None, instances: [ids]}."""
         return (await self._ask("hello", {"op": "hello"}, [], timeout_s))[0]
+
+    async def output(self, timeout_s: float = 5.0) -> int:
+        """A file in memory for what the `load` that follows prints; the caller closes it. Raises TemplateGone."""
+        _, got = await self._ask("output", {"op": "output"}, [], timeout_s)
+        if len(got) != 1 or not _is_memory(got[0]):
+            _closed(got)
+            self.close()
+            raise TemplateGone("the template sent no file for its output")
+        return got[0]
 
     async def load(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         return (await self._ask("loaded", {"op": "load", **message}, [], timeout_s))[0]
@@ -166,6 +176,15 @@ def _closed(fds: list[int]) -> list[int]:
     for fd in fds:
         os.close(fd)
     return []
+
+
+def _is_memory(fd: int) -> bool:
+    """Only a file in memory has seals: reading one never blocks, and shows nothing but what was written to it."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return True
 
 
 def _is_pidfd(fd: int) -> bool:

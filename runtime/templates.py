@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quilt_fn.errors import BuildFailed, SpawnerError
@@ -21,11 +21,15 @@ from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.template_link import ForkFailed, TemplateGone, TemplateLink
 
 LOAD_TIMEOUT_S = 300.0
+OUTPUT_LIMIT = 8 * 1024
+"""Of what is printed while a handler is loaded, the last so many bytes are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a template said after it loaded a handler. `shared`: what forks would share, so that it can't be forked."""
+    """What a template said after it loaded a handler. `shared`: what forks would share, so that it can't be forked.
+    `output`: what was printed meanwhile; nothing where it was loaded by an earlier process or comes from a snapshot.
+    """
 
     ms: dict[str, float]
     shared: tuple[str, ...]
@@ -40,7 +44,6 @@ class Loaded:
             shared=tuple(str(s)[:500] for s in list(raw.get("shared", []))[:20]),
             undumpable=tuple(str(s)[:500] for s in list(raw.get("undumpable", []))[:20]),
             wants_request=bool(raw.get("wants_request")),
-            output=str(raw.get("output", ""))[-65536:],
         )
 
 
@@ -175,9 +178,31 @@ async def greet(template: Template) -> Template:
 
 
 async def load(template: Template, spec: VersionSpec) -> Loaded:
-    """Import the handler, run hooks and warm-up. Raises BuildFailed with the traceback; the template is deleted
-    then.
+    """Import the handler, run hooks and warm-up. Raises BuildFailed with the traceback and what was printed, also by a
+    process that did not live to say so; the template is deleted then.
     """
+    try:
+        output = await template.link.output()
+    except (TemplateGone, TimeoutError) as error:
+        await template.delete()
+        raise SpawnerError(f"the template ended before it loaded anything: {error}") from None
+    try:
+        raw = await _load(template, spec)
+        template.loaded = replace(Loaded.from_answer(raw), output=_end_of(output))
+    except BuildFailed as error:
+        error.details = {**(error.details or {}), "output": _end_of(output)}
+        raise
+    finally:
+        os.close(output)
+    return template.loaded
+
+
+def _end_of(output: int) -> str:
+    size = os.fstat(output).st_size
+    return os.pread(output, OUTPUT_LIMIT, max(0, size - OUTPUT_LIMIT)).decode(errors="replace")
+
+
+async def _load(template: Template, spec: VersionSpec) -> dict[str, Any]:
     message: dict[str, Any] = {
         "handler": spec.handler,
         "environment": dict(spec.environment),
@@ -208,12 +233,10 @@ async def load(template: Template, spec: VersionSpec) -> Loaded:
             hint = "secrets are there only in instances; read them in the handler or in an after_restore hook"
         raise BuildFailed(
             f"{_STAGES.get(stage, stage)} failed: {raw.get('type')}: {raw.get('message')}"[:4000],
-            details={"stage": stage, "traceback": str(raw.get("traceback", ""))[:32_000],
-                     "output": str(raw.get("output", ""))[-8000:]},
+            details={"stage": stage, "traceback": str(raw.get("traceback", ""))[:32_000]},
             hint=hint,
-        )  # fmt: skip
-    template.loaded = Loaded.from_answer(raw)
-    return template.loaded
+        )
+    return raw
 
 
 _STAGES = {"import": "importing the handler", "hook": "a before_snapshot hook", "warmup": "the warm-up call"}

@@ -114,11 +114,15 @@ class Version:
             ms["layer"] = await self._build_layer(progress)
         self._prepared = True
         await self.look()
-        if self.template is None and not (self.dumped and await self._try_restore()):
+        booted = self.template is None and not (self.dumped and await self._try_restore())
+        if booted:
             ms |= await self._boot(progress)
         self.kits.fill()
         assert self.loaded is not None
-        return Built(self.layer, ms, self.size_bytes, self.taken_at, self.unavailable(), self.loaded.wants_request)
+        return Built(
+            self.layer, ms, self.size_bytes, self.taken_at, self.unavailable(), self.loaded.wants_request,
+            self.loaded.output if booted else "",
+        )  # fmt: skip
 
     async def unpack(self) -> None:
         archive = await asyncio.to_thread(self.bundles.open, self.spec.tenant_id, self.spec.bundle_id)

@@ -128,13 +128,15 @@ def size(count: int | None) -> str | None:
 
 
 def show_error(error: QuiltError, *, as_json: bool) -> None:
-    """A failure on stderr: what, the remote traceback or build log where there is one, and what to do."""
+    """A failure on stderr: what the code printed, its traceback or a build's log where there is one, what it was, and
+    what to do.
+    """
     details = error.details or {}
     if as_json:
         body = {"error": error.message, "error_code": error.error_code, "details": error.details, "hint": error.hint}
         click.echo(json.dumps(body, ensure_ascii=False, default=str), err=True)
         return
-    for key in ("log", "traceback"):
+    for key in ("output", "log", "traceback"):
         text = str(details.get(key) or "").strip()
         if text and text not in error.message:
             click.echo(text, err=True)

@@ -12,7 +12,7 @@ import traceback
 
 from . import wire
 from .calling import isawaitable, needs_loop, style_of
-from .context import Context, StaticInfo, read_query
+from .context import Context, StaticInfo, read_query, read_text
 from .failure import NotSerialisable, fail, flush_output, format_traceback, refuse
 from .response import Reply, encode_piece, interpret, piece_kind
 from .target import HandlerNotFound, resolve
@@ -104,8 +104,9 @@ class Handler:
             return
         try:
             event = _event(kind, body, meta)
-        except (ValueError, RecursionError) as error:
-            refuse(send, "BAD_EVENT", f"the event is not JSON: {error}", type(error).__name__)
+        except (ValueError, LookupError, RecursionError) as error:
+            said = "JSON" if kind == "json" else "text in its charset"
+            refuse(send, "BAD_EVENT", f"the event is not {said}: {error}", type(error).__name__)
             return
         try:
             if self._arity == 1:
@@ -157,11 +158,7 @@ def _event(kind: str, body: bytes, meta: dict[str, Any]) -> Any:
     if kind == "json":
         return _decode(body.decode())
     if kind == "text":
-        text = body.decode("utf-8", "replace")
-        try:
-            return _decode(text)
-        except (ValueError, RecursionError):
-            return text
+        return read_text(meta.get("req") or {}, body)
     return read_query((meta.get("req") or {}).get("query"))[1]
 
 

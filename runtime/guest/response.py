@@ -54,7 +54,7 @@ def interpret(result: Any) -> Reply:
     cls = type(result)
     if cls is dict:
         return _lambda(result) if "statusCode" in result else Reply("json", encode_json(result))
-    if cls is tuple and len(result) in (2, 3) and _is_status(result[1]):
+    if cls is tuple and len(result) in (2, 3) and _has_status(*result):
         return _with(_content(result[0]), result[1], result[2] if len(result) == 3 else None)
     if hasattr(cls, "__quilt_response__"):
         return _with(_content(result.body), result.status, result.headers)
@@ -76,8 +76,18 @@ def is_stream(value: Any) -> bool:
     return isinstance(value, (Iterator, AsyncIterator))
 
 
-def _is_status(value: Any) -> bool:
-    return type(value) is int and 100 <= value <= 599
+def _has_status(body: Any, status: Any, headers: Any = None) -> bool:
+    """Whether a tuple is (body, status[, headers]), and no list of values. Raises NotSerialisable for a mistyped
+    status: a number after what can only be a body, and before what can only be headers. `rows, 1000` is a list.
+    """
+    if type(status) is not int:
+        return False
+    if 200 <= status <= 599:
+        return True
+    whole = isinstance(body, (str, bytes, bytearray, memoryview, Mapping)) or is_stream(body)
+    if whole and (headers is None or isinstance(headers, (Mapping, list))):
+        raise NotSerialisable(f"a status must be from 200 to 599, not {status}; return a list where it is none")
+    return False
 
 
 def _with(reply: Reply, status: Any, headers: Any) -> Reply:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 ADDRESS = "\0quilt-template"
 INIT = "/opt/quilt/quilt-init"
 CODE, LAYER, SDK = "/fn", "/opt/quilt/layer", "/opt/quilt/sdk"
-OUTPUT = "/tmp/.quilt-import"
-OUTPUT_LIMIT = 8 * 1024
 MESSAGE_LIMIT = 192 * 1024
 """What a socket takes in one piece, by default. Texts are cut so that an answer fits with six bytes for each
 character.
@@ -52,6 +50,7 @@ class Template:
         self.hooks: list[Callable[[], object]] = []
         self.files: list[int] = []
         """Files that the import left open for reading: each fork gets positions of its own in them."""
+        self.output_file = -1
         self.pid_namespace: int | None = None
         self.children: dict[int, tuple[int, int, str]] = {}
         """pidfd → (pid, pid of its init, instance id)"""
@@ -119,9 +118,15 @@ class Template:
     def hello(self, message: dict[str, Any], fds: list[int]) -> None:
         self._say({"op": "hello", "loaded": self.loaded, "instances": [c[2] for c in self.children.values()]})
 
+    def output(self, message: dict[str, Any], fds: list[int]) -> None:
+        """→ [file]: takes what is printed during the `load` that follows, and outlives this process at the node."""
+        self.output_file = os.memfd_create("output", os.MFD_CLOEXEC)
+        self._say({"op": "output"}, [self.output_file])
+
     def load(self, message: dict[str, Any], fds: list[int]) -> None:
         """Import the handler, run hooks and warm-up, audit. The answer is kept for who connects later."""
-        answer = _captured(lambda: self._load(message))
+        file, self.output_file = self.output_file, -1
+        answer = _captured(file, lambda: self._load(message))
         if answer["ok"]:
             self.loaded = answer
         self._say({"op": "loaded", **answer})
@@ -320,13 +325,13 @@ def _set_paths() -> None:
         site.addsitedir(LAYER)
 
 
-def _captured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """`work`'s answer with the end of what it (and what it started) wrote to stdout and stderr as `output`."""
-    file = os.open(OUTPUT, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def _captured(file: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`work`'s answer, while what it (and what it started) writes to stdout and stderr goes to `file`."""
     for fd in (1, 2):
         os.dup2(file, fd)
+    os.close(file)
     try:
-        answer = work()
+        return work()
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -334,16 +339,11 @@ def _captured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         for fd in (1, 2):
             os.dup2(null, fd)
         os.close(null)
-        size = os.fstat(file).st_size
-        text = os.pread(file, OUTPUT_LIMIT, max(0, size - OUTPUT_LIMIT))
-        os.close(file)
-        os.unlink(OUTPUT)
-    answer["output"] = text.decode(errors="replace")
-    return answer
 
 
 _ACTIONS: dict[str, Callable[[Template, dict[str, Any], list[int]], None]] = {
     "hello": Template.hello,
+    "output": Template.output,
     "load": Template.load,
     "quiet": Template.quiet,
     "leave": Template.leave,

@@ -12,6 +12,7 @@ from pool.platform import Platform
 from quilt_fn.errors import (
     BuildFailed,
     FunctionBroken,
+    FunctionFailed,
     FunctionNotDeployed,
     FunctionNotFound,
     FunctionPaused,
@@ -24,6 +25,7 @@ from quilt_fn.errors import (
 )
 from quilt_fn.model.function import FunctionUpdate
 from quilt_fn.states import StartKind
+from runtime.api import Failure
 from tests.contract.conftest import MakePlatform, RedisHandle
 from tests.fakes.calls import TENANT, call, create, deployed, until
 from tests.fakes.runtime import FakeRuntime, dies, held, overtime, raises, streams
@@ -321,6 +323,20 @@ async def test_a_cancelled_caller_whose_call_runs_ends_the_instance(platform: Pl
     assert (await platform.pool(TENANT, record.function_id)).total_count == 0
 
 
+async def test_what_a_build_prints_is_in_the_functions_log(platform: Platform, runtime: FakeRuntime) -> None:
+    runtime.build_output = "loading\nloaded"
+    record = await deployed(platform)
+    runtime.build_output = "loading again"
+    runtime.fail_builds("no")
+    await platform.update(TENANT, record.function_id, FunctionUpdate(description="another"))
+    with pytest.raises(BuildFailed):
+        await platform.deploy(TENANT, record.function_id)
+    lines = platform.logs(TENANT, record.function_id, follow=False, invocation_id=None, limit=10)
+    assert [(line["text"], line["invocation_id"]) async for line in lines] == [
+        ("loading", None), ("loaded", None), ("loading again", None),
+    ]  # fmt: skip
+
+
 async def test_streams_hold_their_instance_until_they_end(platform: Platform, runtime: FakeRuntime) -> None:
     record = await deployed(platform)
     runtime.handler = streams(b"a", b"b")
@@ -335,6 +351,25 @@ async def test_streams_hold_their_instance_until_they_end(platform: Platform, ru
     await until(lambda: platform._pools.of(record.function_id)[0].busy == 0)
     stored = await platform.invocation(TENANT, record.function_id, abandoned.invocation_id)
     assert stored.status == "cancelled"
+
+
+async def test_a_stream_that_fails_keeps_what_the_runtime_knows_of_it(platform: Platform, runtime: FakeRuntime) -> None:
+    record = await deployed(platform)
+    for failure, status in (
+        (Failure("HANDLER_ERROR", "KeyError", "'k'", "Traceback …"), "failed"),
+        (Failure("INVOCATION_TIMEOUT", "InvocationTimeout", "over its time"), "timeout"),
+    ):
+        runtime.handler = streams(b"a", failing=failure)
+        served = await invoke(platform)
+        assert served.outcome.stream is not None
+        with pytest.raises(FunctionFailed):
+            [chunk async for chunk in served.outcome.stream]
+        stored = await platform.invocation(TENANT, record.function_id, served.invocation_id)
+        assert (stored.status, stored.error_code) == (status, failure.code)
+        assert stored.error is not None
+        assert (stored.error.type, stored.error.message, stored.error.traceback) == (
+            failure.type, failure.message, failure.traceback,
+        )  # fmt: skip
 
 
 async def test_a_restart_keeps_functions_and_fails_what_was_building(

@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from quilt_fn.errors import BuildFailed, BundleNotFound, QuiltError, StartFailed
+from quilt_fn.errors import BuildFailed, BundleNotFound, FunctionFailed, QuiltError, StartFailed
 from quilt_fn.states import StartKind
 from runtime.api import Built, Call, Failure, FunctionRuntime, Instance, Outcome, Progress, VersionSpec, WayDown
 from tests.fakes.containers import FakeContainers
@@ -73,8 +73,8 @@ def held(gate: asyncio.Event) -> Handler:
     return handler
 
 
-def streams(*chunks: bytes, failing: QuiltError | None = None) -> Handler:
-    """Answer with a stream of `chunks`, at whose end `failing` is raised where given."""
+def streams(*chunks: bytes, failing: Failure | None = None) -> Handler:
+    """Answer with a stream of `chunks`, at whose end it fails with `failing` where given."""
 
     def handler(instance: FakeInstance, _call: Call) -> Outcome:
         async def body() -> AsyncIterator[bytes]:
@@ -82,12 +82,14 @@ def streams(*chunks: bytes, failing: QuiltError | None = None) -> Handler:
                 for chunk in chunks:
                     yield chunk
                 if failing is not None:
-                    raise failing
+                    outcome.failure = failing
+                    raise FunctionFailed(failing.message)
             except GeneratorExit:
                 instance.die("stream abandoned")
                 raise
 
-        return Outcome(kind="bytes", stream=body())
+        outcome = Outcome(kind="bytes", stream=body())
+        return outcome
 
     return handler
 
@@ -177,6 +179,7 @@ class FakeRuntime:
         self.bundles: set[tuple[str, str]] = set()
         self.check_bundles = False
         self.build_error: QuiltError | None = None
+        self.build_output = ""
         self.closed = False
         self._failures: list[str] = []
         self._always: str | None = None
@@ -195,7 +198,8 @@ class FakeRuntime:
         self._always = reason
 
     def fail_builds(self, message: str, stage: str = "import") -> None:
-        self.build_error = BuildFailed(message, details={"stage": stage, "traceback": f"Traceback …\n{message}"})
+        details = {"stage": stage, "traceback": f"Traceback …\n{message}", "output": self.build_output}
+        self.build_error = BuildFailed(message, details=details)
 
     def hold_starts(self) -> None:
         self._start_gate = asyncio.Event()
@@ -233,6 +237,7 @@ class FakeRuntime:
             snapshot_taken_at="2026-01-01T00:00:00Z",
             unavailable=(),
             wants_request=self.wants_request,
+            output=self.build_output,
         )
 
     async def start(self, spec: VersionSpec) -> FakeInstance:

@@ -160,8 +160,12 @@ def locks(event):
     return "locked"
 
 def streams_and_raises(event):
-    yield "one"
+    yield "one\\n"
     raise Odd("in the middle")
+
+def streams_and(event):
+    yield "one\\n"
+    yield globals()[event["then"]](event)
 
 def handler(event):
     return globals()[event["do"]](event)
@@ -325,6 +329,34 @@ def test_a_stream_that_breaks(live: Live, bad: Bad) -> None:
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         live.ask("POST", "/fn/bad-days", {"do": "streams_and_raises"})
     assert bad("remembers")["status"] == "success"
+
+
+STREAM_ENDS = [
+    ("raises", "failed", "HANDLER_ERROR", "main.Odd"),
+    ("exits", "failed", "HANDLER_ERROR", "SystemExit"),
+    ("sleeps", "timeout", "INVOCATION_TIMEOUT", "InvocationTimeout"),
+    ("eats_slowly", "failed", "HANDLER_OUT_OF_MEMORY", "OutOfMemory"),
+    ("killed", "failed", "INSTANCE_DIED", "InstanceDied"),
+    ("unserialisable", "failed", "RESULT_NOT_SERIALISABLE", "_quilt_guest.failure.NotSerialisable"),
+]
+
+
+@pytest.mark.parametrize(("then", "status", "code", "kind"), STREAM_ENDS)
+def test_what_ends_a_stream_is_told_by_its_record(live: Live, then: str, status: str, code: str, kind: str) -> None:
+    """By both ways of invoking, with all that is told of a call that fails at once."""
+    import http.client
+
+    name = live.deploy(SOURCE, **{**SPEC, "timeout_seconds": 2})
+    answered = live.invocation(name, {"do": "streams_and", "then": then})
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        live.ask("POST", f"/fn/{name}", {"do": "streams_and", "then": then})
+    listed = f"/api/functions/{live.id(name)}/invocations"
+    kept = wait_for(lambda: (found := live.ok("GET", listed)["invocations"]) and len(found) == 2 and found, "records")
+    for record in (answered, *kept):
+        assert (record["status"], record["error_code"]) == (status, code), record
+        assert record["error"]["type"] == kind
+        traced = record["error"]["traceback"] or ""
+        assert ('File "/fn/main.py"' in traced) == (code == "HANDLER_ERROR")
 
 
 def test_a_global_is_not_seen_by_the_next_instance(live: Live) -> None:

@@ -5,6 +5,7 @@ Not here: what a handler can do wrong (`test_bad_days`) and what a caller can (`
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -117,6 +118,50 @@ def test_output_of_any_kind_at_import_does_not_fail_a_deploy(live: Live) -> None
         def handler(event): return 1
     """)
     assert live.call(name) == 1
+
+
+def test_what_is_printed_before_the_snapshot_is_in_the_log(live: Live) -> None:
+    name = live.deploy(
+        """
+        import os, sys
+        print("at import")
+        os.write(2, b"by hand\\n")
+        def before(): print("in the hook", file=sys.stderr)
+        def handler(event):
+            print("in the handler")
+            return 1
+        """,
+        warmup_event={}, hooks={"before_snapshot": ["main:before"]},
+    )  # fmt: skip
+    got = live.ask("GET", f"/api/functions/{live.id(name)}/logs")
+    lines = [json.loads(line) for line in got.body.splitlines()]
+    assert {line["text"] for line in lines} == {"at import", "by hand", "in the hook", "in the handler"}
+    assert {line["invocation_id"] for line in lines} == {None}
+
+
+def test_a_process_that_ends_at_import_has_said_what_it_wrote(live: Live) -> None:
+    for source in (
+        "import os; os.write(2, b'no licence'); os._exit(3)",
+        "import os, signal; os.write(2, b'no licence'); os.kill(os.getpid(), signal.SIGKILL)",
+        "import sys; print('no licence'); sys.exit(3)",
+    ):
+        name = live.create(source)
+        got = live.ask("POST", f"/api/functions/{live.id(name)}/deploy")
+        assert (got.status, got.json()["details"]["output"].strip()) == (422, "no licence")
+
+
+def test_a_text_body_is_text_whatever_is_in_it(live: Live) -> None:
+    for parameters in ("event", "event, context"):
+        name = live.deploy(f"def handler({parameters}): return [type(event).__name__, event]")
+        for content_type, body, seen in (
+            ("text/plain", b"123", ["str", "123"]),
+            ("text/plain; charset=latin-1", b"\xfc", ["str", "\u00fc"]),
+            ("application/x-www-form-urlencoded", b"123", ["int", 123]),
+        ):
+            assert live.call(name, body, headers={"Content-Type": content_type}) == seen
+        assert live.invocation(name, "123")["result"] == ["int", 123]
+        refused = live.ask("POST", f"/fn/{name}", b"\xff", headers={"Content-Type": "text/plain"})
+        assert (refused.status, refused.code) == (400, "INVALID_REQUEST")
 
 
 def test_a_deleted_function_is_gone_at_once_and_its_running_invocation_is_finished(live: Live) -> None:

@@ -266,11 +266,11 @@ def test_deploys_that_cannot_be(
 def test_a_build_that_fails_shows_its_traceback(quilt: Any, gateway: FakeGateway, tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(HANDLER)
     gateway.build_error = BuildFailed(
-        "the import failed", details={"stage": "import", "traceback": "Traceback\n  x"}, hint="h"
+        "the import failed", details={"stage": "import", "traceback": "Traceback\n  x", "output": "said\n"}, hint="h"
     )
     result = quilt("deploy", "a.py")
     assert (result.code, result.out) == (5, "")
-    assert result.err.endswith("Traceback\n  x\nerror (import): the import failed\nhint: h\n")
+    assert result.err.endswith("said\nTraceback\n  x\nerror (import): the import failed\nhint: h\n")
     error = json.loads(quilt("deploy", "a.py", "--json").err)
     assert error["error_code"] == "BUILD_FAILED" and error["details"]["stage"] == "import"
 

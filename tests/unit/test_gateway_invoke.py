@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from quilt_fn.errors import (
+    FunctionFailed,
     FunctionNotDeployed,
     FunctionPaused,
     HandlerError,
@@ -283,7 +284,7 @@ async def test_the_functions_own_headers_win_except_ours(http: Http, platform: F
 async def test_what_is_no_response_is_refused(http: Http, platform: FakePlatform, fields: dict[str, Any]) -> None:
     platform.add("f", answers(body=b"1", **fields))
     reply = await http("GET", "/fn/f")
-    assert (reply.status, reply.code) == (500, "HANDLER_ERROR")
+    assert (reply.status, reply.code) == (500, "RESULT_NOT_SERIALISABLE")
     assert "X-B" not in reply.headers
 
 
@@ -423,6 +424,22 @@ def streaming(make: Callable[[], AsyncIterator[bytes]], **fields: Any) -> Handle
     return lambda _call: Outcome(kind="text", stream=make(), **fields)
 
 
+def breaking(failure: Failure, *chunks: bytes) -> Handler:
+    """A stream of `chunks` that fails at its end."""
+
+    def handler(_call: Call) -> Outcome:
+        async def pieces() -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                yield chunk
+            outcome.failure = failure
+            raise FunctionFailed(failure.message)
+
+        outcome = Outcome(kind="text", stream=pieces())
+        return outcome
+
+    return handler
+
+
 async def test_a_stream_is_sent_as_it_comes(http: Http, platform: FakePlatform) -> None:
     go_on = asyncio.Event()
 
@@ -442,12 +459,26 @@ async def test_a_stream_is_sent_as_it_comes(http: Http, platform: FakePlatform) 
         assert await response.read() == b"two"
 
 
-async def test_a_stream_that_fails_before_it_began_is_an_error(http: Http, platform: FakePlatform) -> None:
+@pytest.mark.parametrize(
+    ("kind", "content_type"),
+    [("json", "application/x-ndjson"), ("text", "text/plain; charset=utf-8"), ("bytes", "application/octet-stream")],
+)
+async def test_a_stream_of_values_is_json_lines(
+    http: Http, platform: FakePlatform, kind: str, content_type: str
+) -> None:
     async def chunks() -> AsyncIterator[bytes]:
-        raise HandlerError("ValueError: boom", details={"type": "ValueError", "message": "boom", "traceback": "T"})
-        yield b""
+        yield b'{"a":1}\n'
+        yield b"2\n"
 
-    platform.add("f", streaming(chunks), public=True)
+    platform.add("f", lambda _call: Outcome(kind=kind, stream=chunks()))
+    reply = await http("GET", "/fn/f")
+    assert (reply.headers["Content-Type"], reply.body) == (content_type, b'{"a":1}\n2\n')
+    platform.add("f", lambda _call: Outcome(kind=kind, stream=chunks(), headers=[["Content-Type", "a/b"]]))
+    assert (await http("GET", "/fn/f")).headers["Content-Type"] == "a/b"
+
+
+async def test_a_stream_that_fails_before_it_began_is_an_error(http: Http, platform: FakePlatform) -> None:
+    platform.add("f", breaking(Failure("HANDLER_ERROR", "ValueError", "boom", "T")), public=True)
     assert (await http("GET", "/fn/f")).json["details"]["traceback"] == "T"
     reply = await http("GET", "/fn/f", key=None)
     assert (reply.status, reply.code) == (500, "HANDLER_ERROR")
@@ -455,14 +486,13 @@ async def test_a_stream_that_fails_before_it_began_is_an_error(http: Http, platf
 
 
 async def test_a_stream_that_fails_in_the_middle_is_cut(http: Http, platform: FakePlatform) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        yield b"one"
-        raise HandlerError("boom")
-
-    platform.add("f", streaming(chunks))
+    platform.add("f", breaking(Failure("HANDLER_ERROR", "ValueError", "boom", "T"), b"one"))
     with pytest.raises(aiohttp.ClientError):
         await http("GET", "/fn/f")
     assert (await http("GET", "/fn/echo")).status == 200
+    record = (await http("POST", "/api/functions/invoke/f")).json
+    assert (record["status"], record["error_code"]) == ("failed", "HANDLER_ERROR")
+    assert record["error"] == {"type": "ValueError", "message": "boom", "traceback": "T"}
 
 
 async def test_a_client_that_leaves_ends_the_stream(http: Http, platform: FakePlatform) -> None:

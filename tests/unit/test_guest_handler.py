@@ -63,7 +63,8 @@ def remote(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Fram
     ("kind", "body", "seen"),
     [
         ("json", b'{"a": [1, null]}', {"a": [1, None]}),
-        ("text", b'{"a": 1}', {"a": 1}),
+        ("text", b'{"a": 1}', '{"a": 1}'),
+        ("text", b"123", "123"),
         ("text", b"not {json", "not {json"),
         ("text", b"", ""),
         ("none", b"", {}),
@@ -73,6 +74,27 @@ def test_an_event_is_what_its_kind_says(kind: str, body: bytes, seen: Any) -> No
     events: list[Any] = []
     call(events.append, body, kind)
     assert events == [seen]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "seen"),
+    [
+        ("text/plain; charset=ISO-8859-1", b"\xfc", "\u00fc"),
+        ('Text/CSV;charset="utf-8"', "\u00fc".encode(), "\u00fc"),
+        ("text/plain", b"123", "123"),
+        ("application/octet-stream", b"\xff", "\ufffd"),
+    ],
+)
+def test_text_of_a_request_is_decoded_by_its_charset(content_type: str, body: bytes, seen: str) -> None:
+    events: list[Any] = []
+    call(events.append, body, "text", req={"headers": [["content-type", content_type]]})
+    assert events == [seen]
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "of-no-name"])
+def test_text_that_is_not_in_its_charset_is_refused(charset: str) -> None:
+    headers = [["A", "b"], ["Content-Type", f"text/x; charset={charset}"]]
+    assert failure(call(lambda event: event, b"\xff", "text", req={"headers": headers}))["code"] == "BAD_EVENT"
 
 
 def test_without_a_body_the_query_is_the_event() -> None:
@@ -168,6 +190,10 @@ def test_context_without_http_has_no_request() -> None:
         (b"\x00", "bytes", b"\x00"),
         (bytearray(b"ab"), "bytes", b"ab"),
         ((1, 2), "json", b"[1,2]"),
+        ((1, 150), "json", b"[1,150]"),
+        (([], 999), "json", b"[[],999]"),
+        (("a", True), "json", b'["a",true]'),
+        (("a", 42, "b"), "json", b'["a",42,"b"]'),
         ({"half": "\ud800"}, "json", b'{"half":"\\ud800"}'),
     ],
 )
@@ -229,6 +255,10 @@ def _circle() -> list[Any]:
         (("x", 200, {"A": "b\r\nC: d"}), "not a header"),
         (("x", 200, 5), "headers must be"),
         ({"statusCode": 99}, "from 200 to 599"),
+        (("x", 999), "from 200 to 599"),
+        (({"a": 1}, 20, {"X-A": "b"}), "from 200 to 599"),
+        ((b"x", 100, []), "from 200 to 599"),
+        ((iter([b"x"]), 0), "from 200 to 599"),
         ({"statusCode": None}, "must be a number"),
         ({"statusCode": 200, "body": "%", "isBase64Encoded": True}, "not base64"),
         (object(), "result is a builtins.object"),

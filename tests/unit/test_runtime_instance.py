@@ -15,7 +15,7 @@ import pytest
 
 from quilt_fn.errors import FunctionFailed, StartFailed
 from quilt_fn.states import StartKind
-from runtime.api import Call, VersionSpec
+from runtime.api import Call, Failure, VersionSpec
 from runtime.guest import wire
 from runtime.guest.instance import Frames
 from runtime.instance import FRAME_COST, STREAM_HIGH, LiveInstance
@@ -144,16 +144,29 @@ async def test_a_stream_that_fails_raises_and_one_that_goes_on_after_its_end_spo
     instance = await guest.create()
     task = asyncio.create_task(instance.invoke(call()))
     guest.frames.send(wire.RESULT, {"stream": True})
-    guest.frames.send(wire.FAIL, {"code": "HANDLER_ERROR", "message": "broke"})
+    guest.frames.send(wire.FAIL, {"code": "HANDLER_ERROR", "type": "E", "message": "broke", "traceback": "T"})
     guest.frames.send(wire.FAIL, {"code": "HANDLER_ERROR", "message": "again"})
     outcome = await task
     assert outcome.stream is not None
     with pytest.raises(FunctionFailed, match="broke"):
         async for _ in outcome.stream:
             pass
+    assert outcome.failure == Failure("HANDLER_ERROR", "E", "broke", "T")
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     instance.on_closed(ended.set_result)
     assert "nobody asked for" in await ended
+    assert not instance.reusable
+
+
+async def test_a_stream_that_ends_with_an_exit_spoils_its_instance(guest: Guest) -> None:
+    instance = await guest.create()
+    task = asyncio.create_task(instance.invoke(call()))
+    guest.frames.send(wire.RESULT, {"stream": True})
+    guest.frames.send(wire.FAIL, {"code": "HANDLER_ERROR", "type": "SystemExit", "message": "out"})
+    outcome = await task
+    assert outcome.stream is not None
+    with pytest.raises(FunctionFailed):
+        await anext(outcome.stream)
     assert not instance.reusable
 
 

@@ -65,6 +65,22 @@ async def template() -> Any:
     assert len(descriptors() - before) == 0
 
 
+async def test_only_a_file_in_memory_is_taken_for_output(template: Played) -> None:
+    task = asyncio.create_task(template.link.output())
+    assert await template.heard() == {"op": "output"}
+    memory = os.memfd_create("output")
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [memory]))]
+    template.sock.sendmsg([b'{"op": "output"}'], ancillary)
+    got = await task
+    assert os.fstat(got).st_ino == os.fstat(memory).st_ino
+    protocol.close([got, memory])
+    task = asyncio.create_task(template.link.output())
+    await template.heard()
+    say(template.sock, {"op": "output"}, fds=1)
+    with pytest.raises(TemplateGone):
+        await task
+
+
 async def test_a_fork_gives_a_descriptor_and_later_its_end(template: Played) -> None:
     statuses: list[int] = []
     task = asyncio.create_task(template.link.fork("ins_1", [], statuses.append))
