@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+from quilt_fn.model import patterns
 
 
 def new_id(prefix: str) -> str:
@@ -18,9 +18,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(10)}"
 
 
-Attachment = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}:/[^:\x00]+(:ro|:rw)?$", max_length=1200)
-]
+Attachment = Annotated[str, StringConstraints(pattern=patterns.ATTACHMENT, max_length=1200)]
 """`<volume>:<target>[:ro]`."""
 
 

@@ -10,18 +10,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
+from quilt_fn.model import patterns
 from quilt_fn.model.common import Attachment, Labels, Model, Record
 from quilt_fn.model.function import Environment, Name, _environment_size
 from quilt_fn.output_bytes import from_json
 from quilt_fn.states import ContainerState
 
-Argument = Annotated[str, StringConstraints(max_length=131_072, pattern=r"^[^\x00]*$")]
+Argument = Annotated[str, StringConstraints(max_length=131_072, pattern=patterns.WITHOUT_NUL)]
 Command = Annotated[list[Argument], Field(min_length=1, max_length=4096)]
 """An argument vector; never a string, which somebody would have to split."""
-AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00]*$", max_length=4096)]
-User = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$")
-]
+AbsolutePath = Annotated[str, StringConstraints(pattern=patterns.ABSOLUTE_PATH, max_length=4096)]
+User = Annotated[str, StringConstraints(pattern=patterns.USER)]
 """`name`, `uid`, `name:group` or `uid:gid`, looked up in the container's own /etc/passwd and /etc/group."""
 EXEC_TIMEOUT_MS = 30_000
 EXEC_TIMEOUT_MAX_MS = 600_000

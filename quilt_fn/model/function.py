@@ -10,18 +10,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
-from quilt_fn.model.common import NAME_PATTERN, Attachment, Labels, Model, Record
+from quilt_fn.model import patterns
+from quilt_fn.model.common import Attachment, Labels, Model, Record
 
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-Handler = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*[:.][A-Za-z_][A-Za-z0-9_.]*$", max_length=256)
-]
+Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
+Handler = Annotated[str, StringConstraints(pattern=patterns.HANDLER, max_length=256)]
 """`module:function` (`package.module:object.attribute` too), or Lambda's `module.function`."""
 
-EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+EnvironmentName = Annotated[str, StringConstraints(pattern=patterns.ENVIRONMENT_NAME, max_length=128)]
 Environment = dict[EnvironmentName, str]
 ENVIRONMENT_LIMIT_BYTES = 32 * 1024
-Requirement = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\s\-#][^\r\n\x00]*$")]
+Requirement = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=patterns.REQUIREMENT)]
 """As versions hold it. What is asked for now is checked more closely, so that no build begins that would be refused."""
 _OF_THE_INDEX = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*[ \t]*(\[[A-Za-z0-9._, \t-]*\])?[^@/\\$:\x00-\x08\x0a-\x1f\x7f-\xa0\u2028\u2029]*"
@@ -60,7 +59,7 @@ class FunctionSpec(Model):
 
     handler: Handler
     runtime: Literal["python3"] = "python3"
-    bundle_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    bundle_id: Annotated[str, StringConstraints(pattern=patterns.BUNDLE_ID)] | None = None
     source: Annotated[str, StringConstraints(max_length=1_000_000)] | None = None
     image: Literal["host"] = "host"
     requirements: list[Requirement] = Field(default=[], max_length=500)
@@ -88,7 +87,7 @@ class FunctionSpec(Model):
     auth: Literal["key", "public"] = "key"
     cleanup_on_exit: bool = False
     labels: Labels = {}
-    python: Annotated[str, StringConstraints(pattern=r"^3\.\d+$")] | None = None
+    python: Annotated[str, StringConstraints(pattern=patterns.PYTHON_MINOR)] | None = None
     """The Python minor version that pickled the bundle, where it was pickled: refused where the image's differs."""
 
     _environment_size = field_validator("environment", "secrets")(_environment_size)
@@ -103,7 +102,7 @@ class FunctionUpdate(Model):
     """A PUT: the fields given replace those of the newest version, the others stay. Makes a new version."""
 
     handler: Handler | None = None
-    bundle_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    bundle_id: Annotated[str, StringConstraints(pattern=patterns.BUNDLE_ID)] | None = None
     source: str | None = None
     requirements: list[AskedRequirement] | None = Field(None, max_length=500)
     description: str | None = None

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from quilt_fn.errors import InvalidValue
+from quilt_fn.model import patterns
 
 _SHOWN_LIMIT = 120
 _PRIVATE_FIELDS = ("secrets", "environment")
@@ -22,8 +24,15 @@ def from_validation(error: ValidationError) -> InvalidValue:
     for item in error.errors(include_url=False):
         field = ".".join(str(part) for part in item["loc"]) or "body"
         got = None if item["type"] == "missing" else shown(field, item["input"])
-        fields.append({"field": _cut(field), "expected": item["msg"], "got": got})
+        fields.append({"field": _cut(field), "expected": _words(item), "got": got})
     return invalid_fields(fields)
+
+
+def _words(item: ErrorDetails) -> str:
+    """What Pydantic says, but for what only its authors understand."""
+    if item["type"] == "string_pattern_mismatch":
+        return patterns.WORDS.get(item["ctx"]["pattern"], item["msg"])
+    return "there is no such field" if item["type"] == "extra_forbidden" else item["msg"]
 
 
 def invalid_fields(fields: Sequence[dict[str, Any]]) -> InvalidValue:

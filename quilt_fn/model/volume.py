@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
+from quilt_fn.model import patterns
 from quilt_fn.model.common import Labels, Model, Record
 from quilt_fn.model.function import Name
 from quilt_fn.states import VolumeState
 
 SIZE_LIMIT_LOW_MB = 16
-FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=patterns.WITHOUT_NUL)]
 """Relative to the volume's top; without `..`."""
 
 
