@@ -23,7 +23,7 @@ from runtime.supervisor.run import Up, up
 
 def main(argv: list[str] | None = None, plan: Plan = real_plan, program: tuple[str, ...] = control.PROGRAM) -> int:
     """The exit code: 0, that of the error, or 1 where `status` or `down` find nothing running."""
-    wanted = _parser().parse_args(argv)
+    wanted = _arguments(argv)
     try:
         settings = quilt_settings.read()
         if wanted.command == "up" and wanted.report_fd is not None:
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None, plan: Plan = real_plan, program: tuple[s
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="quilt", description="Start, ask and end the platform of this state folder.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("up", "start"), ("down", "end"), ("status", "ask")):
@@ -50,7 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "up":
             command.add_argument("--detach", action="store_true", help="in the background, with its log in a file")
             command.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
-    return parser
+    wanted, unknown = parser.parse_known_args(argv)
+    if unknown:  # told with the usage of the command that was typed
+        commands.choices[wanted.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return wanted
 
 
 def _up(settings: Settings, wanted: argparse.Namespace, plan: Plan, program: tuple[str, ...]) -> None:

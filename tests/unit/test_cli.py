@@ -15,6 +15,7 @@ from typing import Any
 import click
 import pytest
 
+from benchmarks.bench import main as bench
 from quilt_fn.cli import main as cli
 from quilt_fn.cli import platform, reference
 from quilt_fn.errors import BuildFailed, Conflict, LimitReached, RateLimited, RouteNotFound
@@ -123,11 +124,9 @@ def test_programs_of_other_rooms_take_over(
     assert seen == [[sys.executable, "-P", "-m", module, *first, "--json", "--help", "-x", "install"]]
 
 
-WITHOUT_JSON = {"quilt bench"}
-"""It writes its results as JSON to a file, and says where that is."""
 PROGRAMS = {
     "quilt up": supervisor.main, "quilt down": supervisor.main, "quilt status": supervisor.main, "quilt doctor": doctor,
-    "quilt service": service.main,
+    "quilt service": service.main, "quilt bench": bench,
 }  # fmt: skip
 
 
@@ -152,7 +151,17 @@ def test_every_command_takes_json(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             main([*words, "--help"])
         assert "--json" in capsys.readouterr().out, path
-    assert silent == WITHOUT_JSON | set(PROGRAMS)
+    assert silent == set(PROGRAMS)
+
+
+def test_programs_of_other_rooms_say_usage_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    for path, main in PROGRAMS.items():
+        words = [path.split()[1]] if main is supervisor.main else []
+        for wrong in ("--help", "--jsonn"):
+            with pytest.raises(SystemExit):
+                main([*words, wrong])
+            printed = capsys.readouterr()
+            assert (printed.out + printed.err).startswith(f"usage: {path} "), path
 
 
 def test_a_terminal_prints_no_json(quilt: Any) -> None:
