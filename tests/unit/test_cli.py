@@ -203,6 +203,24 @@ def test_deploy_a_folder_with_all_options(quilt: Any, gateway: FakeGateway, tmp_
     again = quilt("deploy", "my_fn", "--requirements", "other.txt", "--json")
     assert again.json["functions"][0]["version"] == 2 and again.err == ""
     assert the_function(gateway)["requirements"] == ["numpy"] and the_function(gateway)["memory_limit_mb"] == 256
+    changed = again.json["functions"][0]["changed"]
+    assert {"auth: public → key", "memory_limit_mb: 512 → 256", "requirements: six → numpy", "secrets: S → none",
+            "environment: A → none", "warmup_event: [1] → none"} <= set(changed)  # fmt: skip
+
+
+def test_a_deploy_says_which_options_it_takes_back(quilt: Any, tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(HANDLER)
+    first = quilt("deploy", "f.py", "--public", "--env", "A=hidden1", "--env", "B=same", "--secret", "S=hidden2")
+    assert "changes" not in first.err
+    same = quilt("deploy", "f.py", "--public", "--env", "A=hidden1", "--env", "B=same", "--secret", "S=hidden2")
+    assert "changes" not in same.err
+    other = quilt("deploy", "f.py", "--public", "--env", "A=hidden3", "--env", "B=same", "--secret", "S=hidden2")
+    assert "environment: A changed" in other.err and "B" not in other.err.splitlines()[1]
+    back = quilt("deploy", "f.py")
+    said = [line.split(maxsplit=1)[1] for line in back.err.splitlines() if "changes" in line]
+    assert said == ["environment: A, B → none", "secrets: S → none", "auth: public → key"]
+    assert "hidden" not in other.err + back.err
+    assert back.out == first.out
 
 
 def test_deploy_a_file_brings_what_it_imports(quilt: Any, gateway: FakeGateway, tmp_path: Path) -> None:
