@@ -109,7 +109,13 @@ def _status_text(body: dict[str, Any]) -> str:
     ]
     if body["system_error"]:
         lines.append(f"  {body['system_error']}")
-    for name, feature in ((body["system"] or {}).get("features") or {}).items():
+    system = body["system"] or {}
+    redis = system.get("redis") or {}
+    if not redis.get("available", True):
+        lines.append("  Redis does not answer: what is deployed is served, what changes anything is answered 503")
+    elif redis.get("durable") is False:
+        lines.append(f"  Redis may forget what was answered as done: {redis.get('detail')}")
+    for name, feature in (system.get("features") or {}).items():
         if isinstance(feature, dict) and not feature.get("available", True):
             lines.append(f"  without {name}: {feature.get('reason')}")
     return "\n".join(lines)
