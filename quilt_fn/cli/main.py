@@ -6,7 +6,6 @@ failed, 6 conflict or limit, 124 timed out, 130 Ctrl-C.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ import click
 
 from quilt_fn import __version__
 from quilt_fn.cli.lazy import LazyGroup, Where
+from quilt_fn.cli.pipes import reader_left
 from quilt_fn.errors import QuiltError, exit_code
 
 COMMANDS = {
@@ -76,9 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        # Who read our output has left; Python must not try to flush it once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return reader_left()
 
 
 def main() -> None:

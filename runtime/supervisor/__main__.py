@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from quilt_fn import settings as quilt_settings
+from quilt_fn.cli.pipes import reader_left
 from quilt_fn.errors import NotRunning, QuiltError, exit_code
 from quilt_fn.settings import Settings
 from runtime.supervisor import control
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None, plan: Plan = real_plan, program: tuple[s
             _print(wanted.json, body, _status_text(body))
     except QuiltError as error:
         return _fail(error, wanted.json)
+    except BrokenPipeError:
+        return reader_left()
     return 0
 
 

@@ -533,13 +533,21 @@ def test_logs(quilt: Any, gateway: FakeGateway) -> None:
     assert ".500 " in lines[0] and ".250 " in lines[1]
     only = quilt("logs", "f", "--invocation", "inv_2", "--json").out.splitlines()
     assert [json.loads(line)["text"] for line in only] == ["two"]
+    absent = quilt("logs", "f", "--invocation", "inv_x")
+    assert (absent.code, absent.out) == (3, "") and "inv_x" in absent.err
+    gateway.log_lines = []
+    silent = quilt("logs", "f", "--invocation", "inv_1")  # it is there, and wrote nothing
+    assert (silent.code, silent.out) == (0, "")
 
 
-def test_a_reader_that_leaves_is_no_traceback(gateway: FakeGateway) -> None:
+@pytest.mark.parametrize(
+    "words", [["quilt_fn.cli.main", "keys", "list", "--json"], ["runtime.doctor", "--json"], ["runtime.doctor"]]
+)
+def test_a_reader_that_leaves_is_no_traceback(gateway: FakeGateway, words: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "quilt_fn.cli.main", "keys", "list", "--json"],
+        [sys.executable, "-m", *words],
         stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     os.close(write)
