@@ -13,7 +13,6 @@ import click
 
 from quilt_fn import __version__
 from quilt_fn.cli.lazy import LazyGroup, Where
-from quilt_fn.cli.pipes import reader_left
 from quilt_fn.errors import QuiltError, exit_code
 
 COMMANDS = {
@@ -76,6 +75,8 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
+        from quilt_fn.cli.pipes import reader_left
+
         return reader_left()
 
 
