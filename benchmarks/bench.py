@@ -1,8 +1,8 @@
-"""`make bench`: every suite on a private platform, results for the record in benchmarks/results/latest.{json,md,png}.
+"""`make bench`, `quilt bench`: every suite on a private platform; for the record in results/latest.{json,md,png}.
 
 `--suite NAME` runs one, `--quick` with few runs; neither is for the record: they go to build/.
-Not here: what a suite does. Exits
-non-zero where something could not be measured; a target that is missed is said, and is in the results.
+`--json` prints the results as they are kept, with progress on stderr. Exits non-zero where something could not be
+measured; a target that is missed is said, and is in the results. Not here: what a suite does.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from benchmarks.figures import Results
 from benchmarks.private import BUILD, REPOSITORY, PlatformFailed, platform
 from benchmarks.suites import SUITES, Bench
 from benchmarks.wire import CallFailed
+from quilt_fn.cli.output import show_error
+from quilt_fn.errors import Unavailable
 
 RECORD = REPOSITORY / "benchmarks" / "results"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description="Measure a platform of its own.")
+    parser = argparse.ArgumentParser(prog="quilt bench", description="Measure a platform of its own.")
     parser.add_argument("--suite", choices=sorted(SUITES), action="append", help="only this one (may be given again)")
     parser.add_argument("--quick", action="store_true", help="few runs, for a look; never for the record")
+    parser.add_argument("--json", action="store_true", help="for programs: the results on stdout")
     wanted = parser.parse_args(argv)
+    said = sys.stderr if wanted.json else sys.stdout
     if importlib.util.find_spec("matplotlib") is None:
-        print("bench: matplotlib is not installed; it is the extra `bench`", file=sys.stderr)
+        show_error(Unavailable("matplotlib is not installed; it is the extra `bench`"), as_json=wanted.json)
         return 2
     results, begun = Results(), time.monotonic()
     try:
@@ -41,17 +45,20 @@ def main(argv: list[str] | None = None) -> int:
                 started = time.monotonic()
                 SUITES[name](bench)
                 bench.tidy()
-                print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+                print(f"{name}: {time.monotonic() - started:.0f} s", file=said, flush=True)
             bench.http.close()
     except (PlatformFailed, CallFailed, OSError) as error:
-        print(f"bench: {error}", file=sys.stderr)
+        show_error(Unavailable(f"bench: {error}"), as_json=wanted.json)
         return 1
     about["seconds"] = round(time.monotonic() - begun)
     about["load_average_after"] = os.getloadavg()[0]
     folder, name = place(wanted.suite, quick=wanted.quick)
     files = report.write(folder, name, results, about, quick=wanted.quick)
-    print(report.markdown(results, about, quick=wanted.quick))
-    print("written to " + ", ".join(str(file.relative_to(REPOSITORY)) for file in files))
+    if wanted.json:
+        print(files[0].read_text(), end="")
+    else:
+        print(report.markdown(results, about, quick=wanted.quick))
+    print("written to " + ", ".join(str(file) for file in files), file=said)
     return 0
 
 

@@ -17,6 +17,9 @@ X_API_KEY = istr("X-Api-Key")
 AUTHORIZATION = istr("Authorization")
 NOBODY = Caller(tenant_id="", key_id="")
 """The caller of a public route."""
+_WHERE = (
+    "`quilt up` keeps its first key in ~/.config/quilt/credentials.json, and with that `quilt keys create` makes more"
+)
 
 
 def bearer(header: str | None) -> str | None:
@@ -37,13 +40,11 @@ def credential(request: web.BaseRequest, *, in_query: bool = False) -> str | Non
 
 
 def missing() -> Unauthenticated:
-    return Unauthenticated(
-        "an API key is needed", hint="send it as X-Api-Key or Authorization: Bearer; `quilt keys` lists and makes keys"
-    )
+    return Unauthenticated("an API key is needed", hint=f"send it as X-Api-Key or Authorization: Bearer; {_WHERE}")
 
 
 def wrong() -> Forbidden:
-    return Forbidden("this API key is not known here", hint="`quilt keys` lists and makes keys")
+    return Forbidden("this API key is not known here", hint=f"set QUILT_API_KEY to one that is; {_WHERE}")
 
 
 async def accept(platform: Platform, key: str) -> Caller:

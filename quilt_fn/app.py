@@ -98,7 +98,8 @@ class App:
         def tell(step: DeployStep) -> None:
             if step.done and sys.stderr is not None and sys.stderr.isatty():
                 took = f" in {step.ms:,.0f} ms" if step.ms is not None else ""
-                print(f"quilt: {name}: {step.stage}{took}", file=sys.stderr)
+                what = f": {step.text}" if step.stage == "changes" else took
+                print(f"quilt: {name}: {step.stage}{what}", file=sys.stderr)
 
         return tell
 

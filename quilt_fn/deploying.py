@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quilt_fn import errors
+from quilt_fn.changes import changes
 from quilt_fn.client import Client, DeployStep
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from quilt_fn.model.function import FunctionCreate, FunctionRecord
 
 DIGEST_LABEL = "quilt-sdk-digest"
+CHANGES = "changes"
+"""The stage of the steps that say what is other than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,15 @@ def invalid(error: Any) -> errors.InvalidValue:
 
 
 async def deploy(client: Client, plan: Plan) -> AsyncGenerator[DeployStep | FunctionRecord, None]:
-    """Upload, create (or make a new version), build: the steps, and at the end the record of the active function.
+    """Upload, create (or make a new version), build: the steps, and at the end the record of the active function. The
+    first steps say which options are others than before.
 
     Idempotent: broken off, it can be run again. Raises InvalidValue, BuildFailed, PythonMismatch, Unavailable.
     """
     spec = _labelled(client, plan)
     existing = await _find(client, spec.name)
+    for change in changes(existing, spec) if existing is not None else ():
+        yield DeployStep(CHANGES, change, done=True)
     begun = time.perf_counter()
     yield DeployStep("upload", f"{plan.bundle.size_bytes / 1e3:.1f} kB, {len(plan.bundle.files)} files")
     await client.put_bundle.aio(plan.bundle.data)

@@ -70,6 +70,9 @@ def deploy(target: str, as_json: bool, **given: Any) -> None:
 
     PATH is a file with an App (each @app.function in it; PATH::NAME for one), or a file or folder with a plain
     `def handler(event)` or `handler(event, context)`. A name that exists already gets a new version.
+
+    The new version has the options that are given now: what an earlier deploy had set (--public, --memory-mb, --secret)
+    and this one does not repeat goes back to its default. Which changed is said on stderr, with --json in `changed`.
     """
     from quilt_fn.cli import user_app
 
@@ -99,16 +102,20 @@ def deploy(target: str, as_json: bool, **given: Any) -> None:
 
 
 def carry_out(client: Client, plan: Plan, *, quiet: bool) -> FunctionRecord:
-    """Deploy one plan with its progress shown."""
+    """Deploy one plan with its progress shown; the record, with what `changed` of its options where something did."""
+    from quilt_fn.deploying import CHANGES
     from quilt_fn.model.function import FunctionRecord
     from quilt_fn.twins import Items
 
     with output.Steps(plan.name, quiet=quiet) as steps:
         if not quiet:
             click.echo(f"{plan.name}:", err=True)
+        changed: list[str] = []
         for step in Items(_deploy)(client, plan):
             if isinstance(step, FunctionRecord):
-                return step
+                return step.model_copy(update={"changed": changed}) if changed else step
+            if step.stage == CHANGES:
+                changed.append(step.text)
             steps(step)
     raise AssertionError("a deploy ends with a record or raises")
 

@@ -26,12 +26,16 @@ def logs(name: str, follow: bool, invocation_id: str | None, limit: int | None, 
     """Print what a function wrote. With --json a JSON object for each line."""
     client = output.client()
     record = client.function_by_name(name)
+    printed = False
     for line in client.logs(record.id, follow=follow, invocation_id=invocation_id, limit=limit):
         if as_json:
             click.echo(json.dumps(line, ensure_ascii=False))
         else:
             print_line(line)
         sys.stdout.flush()
+        printed = True
+    if invocation_id is not None and not printed and not follow:
+        client.invocation(record.id, invocation_id)  # it wrote nothing, or there is no such: that is raised
 
 
 def print_line(line: dict[str, Any]) -> None:

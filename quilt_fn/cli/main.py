@@ -6,7 +6,6 @@ failed, 6 conflict or limit, 124 timed out, 130 Ctrl-C.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -76,9 +75,9 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        # Who read our output has left; Python must not try to flush it once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        from quilt_fn.cli.pipes import reader_left
+
+        return reader_left()
 
 
 def main() -> None:

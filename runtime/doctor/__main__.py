@@ -13,6 +13,7 @@ from rich.console import Console
 
 from quilt_fn import settings as quilt_settings
 from quilt_fn.cli.output import show_error
+from quilt_fn.cli.pipes import reader_left
 from quilt_fn.errors import QuiltError, exit_code
 from runtime.doctor import report
 
@@ -29,10 +30,13 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(f"quilt: {error.message}", file=sys.stderr)
         return exit_code(error)
-    if wanted.json:
-        print(json.dumps(report.as_json(findings), indent=2))
-    else:
-        report.show(findings, Console())
+    try:
+        if wanted.json:
+            print(json.dumps(report.as_json(findings), indent=2), flush=True)
+        else:
+            report.show(findings, Console())
+    except BrokenPipeError:
+        return reader_left()
     return 0 if report.can_run(findings) else 1
 
 

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from quilt_fn import settings as quilt_settings
+from quilt_fn.cli.pipes import reader_left
 from quilt_fn.errors import NotRunning, QuiltError, exit_code
 from quilt_fn.settings import Settings
 from runtime.supervisor import control
@@ -23,7 +24,7 @@ from runtime.supervisor.run import Up, up
 
 def main(argv: list[str] | None = None, plan: Plan = real_plan, program: tuple[str, ...] = control.PROGRAM) -> int:
     """The exit code: 0, that of the error, or 1 where `status` or `down` find nothing running."""
-    wanted = _parser().parse_args(argv)
+    wanted = _arguments(argv)
     try:
         settings = quilt_settings.read()
         if wanted.command == "up" and wanted.report_fd is not None:
@@ -38,10 +39,12 @@ def main(argv: list[str] | None = None, plan: Plan = real_plan, program: tuple[s
             _print(wanted.json, body, _status_text(body))
     except QuiltError as error:
         return _fail(error, wanted.json)
+    except BrokenPipeError:
+        return reader_left()
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="quilt", description="Start, ask and end the platform of this state folder.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("up", "start"), ("down", "end"), ("status", "ask")):
@@ -50,7 +53,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "up":
             command.add_argument("--detach", action="store_true", help="in the background, with its log in a file")
             command.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
-    return parser
+    wanted, unknown = parser.parse_known_args(argv)
+    if unknown:  # told with the usage of the command that was typed
+        commands.choices[wanted.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return wanted
 
 
 def _up(settings: Settings, wanted: argparse.Namespace, plan: Plan, program: tuple[str, ...]) -> None:
@@ -106,7 +112,13 @@ def _status_text(body: dict[str, Any]) -> str:
     ]
     if body["system_error"]:
         lines.append(f"  {body['system_error']}")
-    for name, feature in ((body["system"] or {}).get("features") or {}).items():
+    system = body["system"] or {}
+    redis = system.get("redis") or {}
+    if not redis.get("available", True):
+        lines.append("  Redis does not answer: what is deployed is served, what changes anything is answered 503")
+    elif redis.get("durable") is False:
+        lines.append(f"  Redis may forget what was answered as done: {redis.get('detail')}")
+    for name, feature in (system.get("features") or {}).items():
         if isinstance(feature, dict) and not feature.get("available", True):
             lines.append(f"  without {name}: {feature.get('reason')}")
     return "\n".join(lines)

@@ -25,7 +25,7 @@ from runtime.doctor import NodeUser, node_user
 from runtime.supervisor import folders, lock, processes
 from runtime.supervisor.child import Child
 from runtime.supervisor.commands import Command, Plan, real_plan
-from runtime.supervisor.credentials import first_key
+from runtime.supervisor.credentials import kept_when_up
 from runtime.supervisor.log import Log
 
 STATUS = "status.json"
@@ -62,10 +62,15 @@ def up(settings: Settings, log: Log, announce: Callable[[Up], None], plan: Plan 
         owner = None if isinstance(user, str) else user
         folders.make(settings, owner or NodeUser(os.geteuid(), os.getegid()))
         try:
-            key, key_file = first_key(settings)
-            children = plan(settings, owner, key)
-            ready = Up(settings.base_url, os.getpid(), str(key_file) if key_file else None, warning)
-            asyncio.run(Supervisor(settings, children, log).run(lambda: announce(ready)))
+            with kept_when_up(settings) as (first, keep):
+                children = plan(settings, owner, first.key)
+                ready = Up(settings.base_url, os.getpid(), str(first.file) if first.file else None, warning)
+
+                def is_up() -> None:
+                    keep()
+                    announce(ready)
+
+                asyncio.run(Supervisor(settings, children, log).run(is_up))
         finally:
             folders.clear_run(settings)
 

@@ -35,6 +35,7 @@ from quilt_fn.errors import (
     FunctionNotDeployed,
     FunctionNotFound,
     HandlerError,
+    InvocationNotFound,
     NameTaken,
     NotFound,
     PythonMismatch,
@@ -291,6 +292,8 @@ class FakeGateway:
                 "status": "success", "started_at": 0.0, "duration_ms": 1234.5, "start": "fork"}  # fmt: skip
 
     async def _invocation(self, request: web.Request) -> web.Response:
+        if request.match_info["inv"] != "inv_1":
+            raise InvocationNotFound(f"no invocation {request.match_info['inv']}")
         return web.json_response(self._invocation_of(request.match_info["id"]))
 
     async def _invocations(self, request: web.Request) -> web.Response:

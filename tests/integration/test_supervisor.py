@@ -294,6 +294,8 @@ def test_a_first_start_that_fails(platform: Platform, words: list[str]) -> None:
     assert "could not be started" in up.stderr
     assert "no port, no pride" in up.stderr
     platform.assert_nothing_left()
+    kept = platform.folder / "config" / "quilt" / "credentials.json"
+    assert json.loads(kept.read_text()) == {}  # the key that was made for it is of no use to anybody
 
 
 def test_a_port_in_use(platform: Platform) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -99,3 +103,33 @@ def _results() -> Results:
     results.judge("fork", "noop, p50", 4.0, "ms", 6.0)
     results.judge("throughput", "share", 0.39, "", 0.40, at_least=True)
     return results
+
+
+def test_as_json_the_results_alone_are_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def nothing(_name: str) -> Iterator[Any]:
+        config = {"python": "/usr/bin/python3", "criu": None}
+        yield SimpleNamespace(spawner_config=config, http=lambda: SimpleNamespace(close=lambda: None))
+
+    class Measured(bench.Bench):
+        def __init__(self, _private: object, http: Any, results: Results, _quick: bool) -> None:
+            self.http, self.results = http, results
+
+        def tidy(self) -> None:
+            return None
+
+    monkeypatch.setattr(bench, "platform", nothing)
+    monkeypatch.setattr(bench, "Bench", Measured)
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda _name: object())
+    monkeypatch.setattr(report, "plot", lambda _results, target: target.touch())
+    monkeypatch.setattr(report, "environment", lambda _python, _criu: {"kernel": "6.18"})
+    monkeypatch.setattr(bench, "RECORD", tmp_path)
+    monkeypatch.setattr(bench, "SUITES", {"fork": lambda its: its.results.add("fork", "noop", [1.0, 2.0])})
+    assert bench.main(["--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((tmp_path / "latest.json").read_text())
+    assert "fork: 0 s" in printed.err and "written to" in printed.err
+    assert bench.main([]) == 0
+    assert "fork: 0 s" in capsys.readouterr().out

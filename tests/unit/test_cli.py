@@ -15,6 +15,7 @@ from typing import Any
 import click
 import pytest
 
+from benchmarks.bench import main as bench
 from quilt_fn.cli import main as cli
 from quilt_fn.cli import platform, reference
 from quilt_fn.errors import BuildFailed, Conflict, LimitReached, RateLimited, RouteNotFound
@@ -123,11 +124,9 @@ def test_programs_of_other_rooms_take_over(
     assert seen == [[sys.executable, "-P", "-m", module, *first, "--json", "--help", "-x", "install"]]
 
 
-WITHOUT_JSON = {"quilt bench"}
-"""It writes its results as JSON to a file, and says where that is."""
 PROGRAMS = {
     "quilt up": supervisor.main, "quilt down": supervisor.main, "quilt status": supervisor.main, "quilt doctor": doctor,
-    "quilt service": service.main,
+    "quilt service": service.main, "quilt bench": bench,
 }  # fmt: skip
 
 
@@ -152,7 +151,17 @@ def test_every_command_takes_json(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             main([*words, "--help"])
         assert "--json" in capsys.readouterr().out, path
-    assert silent == WITHOUT_JSON | set(PROGRAMS)
+    assert silent == set(PROGRAMS)
+
+
+def test_programs_of_other_rooms_say_usage_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    for path, main in PROGRAMS.items():
+        words = [path.split()[1]] if main is supervisor.main else []
+        for wrong in ("--help", "--jsonn"):
+            with pytest.raises(SystemExit):
+                main([*words, wrong])
+            printed = capsys.readouterr()
+            assert (printed.out + printed.err).startswith(f"usage: {path} "), path
 
 
 def test_a_terminal_prints_no_json(quilt: Any) -> None:
@@ -194,6 +203,24 @@ def test_deploy_a_folder_with_all_options(quilt: Any, gateway: FakeGateway, tmp_
     again = quilt("deploy", "my_fn", "--requirements", "other.txt", "--json")
     assert again.json["functions"][0]["version"] == 2 and again.err == ""
     assert the_function(gateway)["requirements"] == ["numpy"] and the_function(gateway)["memory_limit_mb"] == 256
+    changed = again.json["functions"][0]["changed"]
+    assert {"auth: public → key", "memory_limit_mb: 512 → 256", "requirements: six → numpy", "secrets: S → none",
+            "environment: A → none", "warmup_event: [1] → none"} <= set(changed)  # fmt: skip
+
+
+def test_a_deploy_says_which_options_it_takes_back(quilt: Any, tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(HANDLER)
+    first = quilt("deploy", "f.py", "--public", "--env", "A=hidden1", "--env", "B=same", "--secret", "S=hidden2")
+    assert "changes" not in first.err
+    same = quilt("deploy", "f.py", "--public", "--env", "A=hidden1", "--env", "B=same", "--secret", "S=hidden2")
+    assert "changes" not in same.err
+    other = quilt("deploy", "f.py", "--public", "--env", "A=hidden3", "--env", "B=same", "--secret", "S=hidden2")
+    assert "environment: A changed" in other.err and "B" not in other.err.splitlines()[1]
+    back = quilt("deploy", "f.py")
+    said = [line.split(maxsplit=1)[1] for line in back.err.splitlines() if "changes" in line]
+    assert said == ["environment: A, B → none", "secrets: S → none", "auth: public → key"]
+    assert "hidden" not in other.err + back.err
+    assert back.out == first.out
 
 
 def test_deploy_a_file_brings_what_it_imports(quilt: Any, gateway: FakeGateway, tmp_path: Path) -> None:
@@ -506,13 +533,21 @@ def test_logs(quilt: Any, gateway: FakeGateway) -> None:
     assert ".500 " in lines[0] and ".250 " in lines[1]
     only = quilt("logs", "f", "--invocation", "inv_2", "--json").out.splitlines()
     assert [json.loads(line)["text"] for line in only] == ["two"]
+    absent = quilt("logs", "f", "--invocation", "inv_x")
+    assert (absent.code, absent.out) == (3, "") and "inv_x" in absent.err
+    gateway.log_lines = []
+    silent = quilt("logs", "f", "--invocation", "inv_1")  # it is there, and wrote nothing
+    assert (silent.code, silent.out) == (0, "")
 
 
-def test_a_reader_that_leaves_is_no_traceback(gateway: FakeGateway) -> None:
+@pytest.mark.parametrize(
+    "words", [["quilt_fn.cli.main", "keys", "list", "--json"], ["runtime.doctor", "--json"], ["runtime.doctor"]]
+)
+def test_a_reader_that_leaves_is_no_traceback(gateway: FakeGateway, words: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "quilt_fn.cli.main", "keys", "list", "--json"],
+        [sys.executable, "-m", *words],
         stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     os.close(write)

@@ -41,7 +41,8 @@ async def test_health_needs_no_key_and_says_ok(http: Http) -> None:
 
 async def test_no_key_is_401_and_a_wrong_one_403(http: Http) -> None:
     assert (await http("GET", "/api/functions", key=None)).status == 401
-    assert (await http("GET", "/api/functions", key="quilt_sk_wrong")).status == 403
+    wrong = await http("GET", "/api/functions", key="quilt_sk_wrong")
+    assert wrong.status == 403 and "QUILT_API_KEY" in wrong.json["hint"] and "credentials.json" in wrong.json["hint"]
     bearer = await http("GET", "/api/functions", key=None, headers={"Authorization": f"Bearer {KEY}"})
     assert bearer.status == 200
 
