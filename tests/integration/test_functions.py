@@ -233,6 +233,20 @@ def test_a_hook_that_fails_says_so(live: Live) -> None:
     assert "not today" in got.json()["error"]
 
 
+def test_a_warm_up_that_fails_is_told_once(live: Live) -> None:
+    for body, told, in_trace in (
+        ("return 1 / event['n']", "ZeroDivisionError: division by zero", "line 1, in handler"),
+        ("return {1, 2}", "NotSerialisable: result is a builtins.set", ""),
+        ("yield 1 / event['n']", "ZeroDivisionError: division by zero", "line 1, in handler"),
+    ):
+        name = live.create(f"def handler(event): {body}", warmup_event={"n": 0})
+        got = live.ask("POST", f"/api/functions/{live.id(name)}/deploy").json()
+        assert got["error"].startswith("the warm-up call failed: ") and told in got["error"]
+        assert got["error"].count("failed") == 1 and "Traceback" not in got["error"]
+        assert got["details"]["stage"] == "warmup"
+        assert in_trace in got["details"]["traceback"] and "RuntimeError" not in got["details"]["traceback"]
+
+
 def test_an_after_restore_hook_that_fails_fails_the_deploy(live: Live) -> None:
     name = live.deploy("def handler(event): return 'good'")
     ways = (("raise ValueError('not now')", "traceback"), ("os.write(2, b'not now'); os._exit(3)", "output"))
