@@ -28,6 +28,8 @@ CONTENT_TYPE, EXPECT = istr("Content-Type"), istr("Expect")
 TIMEOUT, X_REQUEST_ID = istr("X-Quilt-Timeout-S"), istr("X-Request-Id")
 X_QUILT_PYTHON = istr("X-Quilt-Python")
 Kind = Literal["json", "text", "pickle", "none"]
+_OF_THE_OWNER = frozenset({"traceback", "output"})
+"""Details of a start that failed which show the function's code: for its own tenant."""
 _KEY_PREFIX = "quilt_sk_"
 _NOT_PASSED_ON = frozenset({"x-api-key", "connection", "keep-alive", "transfer-encoding", "upgrade", "te", "expect"})
 
@@ -98,7 +100,9 @@ class Invoker:
         try:
             served = await self._platform.invoke(target, call)
         except QuiltError as exc:
-            exc.details = {**(exc.details or {}), "invocation_id": invocation_id}
+            shown = (exc.details or {}).items()
+            exc.details = {key: value for key, value in shown if trusted or key not in _OF_THE_OWNER}
+            exc.details["invocation_id"] = invocation_id
             raise
         return await respond(request, target, served, request_id, trusted=trusted, limit=limit)
 

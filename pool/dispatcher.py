@@ -74,6 +74,7 @@ class VersionPool:
         self.arrivals_per_s = 0.0
         self.start_failures = 0
         self.last_error: str | None = None
+        self._last_failure: StartFailed | None = None
         self._queue = Queue(clock, self._overdue, self._check_empty)
         self._reconsider_at = 0
         """Having been told to look again later, the pool asks when the waiters have doubled, not at each of them."""
@@ -177,7 +178,7 @@ class VersionPool:
         self.warming -= 1
         self._notify()
         self.start_failures = 0
-        self.last_error = None
+        self.last_error = self._last_failure = None
         known = self._start_s.get(instance.start)
         self._start_s[instance.start] = start_s if known is None else known + (start_s - known) * 0.3
         slot = Slot(instance, self._now())
@@ -197,11 +198,11 @@ class VersionPool:
             self.idle.append(slot)
         self.consider()
 
-    def start_failed(self, reason: str) -> None:
+    def start_failed(self, reason: str, error: StartFailed | None = None) -> None:
         """A start came to nothing. Starts that fail while a failure is being waited out count as the same round."""
         self.warming -= 1
         self._notify()
-        self.last_error = reason
+        self.last_error, self._last_failure = reason, error
         now = self._now()
         if now >= self._not_before:
             self.start_failures += 1
@@ -212,9 +213,12 @@ class VersionPool:
         self._check_empty()
 
     def _start_error(self) -> StartFailed:
-        return StartFailed(
+        cause = self._last_failure
+        told = (cause.details if cause is not None else None) or {}
+        details = {key: told[key] for key in ("stage", "traceback", "output") if told.get(key)}
+        return (StartFailed if cause is None else type(cause))(
             f"function {self.spec.function_name}: no instance starts: {self.last_error}",
-            details={"reason": self.last_error, "attempts": self.start_failures},
+            details={**details, "reason": self.last_error, "attempts": self.start_failures},
             retry_after=round(max(self._not_before - self._now(), 0.1), 1),
         )
 

@@ -14,7 +14,7 @@ from pool.clock import Clock
 from pool.dispatcher import VersionPool
 from pool.slots import Slot
 from pool.stats import NodeStats
-from quilt_fn.errors import QuiltError
+from quilt_fn.errors import QuiltError, StartFailed
 from quilt_fn.states import InstanceState, StartKind
 from runtime.api import FunctionRuntime, VersionSpec
 
@@ -52,7 +52,7 @@ class RuntimeExecutor:
         except QuiltError as error:
             self._stats.start_failures += 1
             log.warning("%s: start failed: %s", pool.spec.key, error.message)
-            pool.start_failed(error.message)
+            pool.start_failed(error.message, error if isinstance(error, StartFailed) else None)
             return
         except asyncio.CancelledError:
             pool.start_failed("the node is closing")

@@ -153,7 +153,8 @@ class Invoker:
         waited_ms = (ended_at - began) * 1000
         self._stats.queue.observe(waited_ms / 1000)
         spec = pool.spec
-        failure = Failure(error.error_code, type(error).__name__, error.message)
+        traceback = (error.details or {}).get("traceback")
+        failure = Failure(error.error_code, type(error).__name__, error.message, traceback)
         self._records.add(
             Ended(
                 spec.function_id, spec.function_name, spec.version, call.invocation_id, None, status, began, ended_at,

@@ -34,7 +34,7 @@ BUILD_QUIET_S = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class DeployStep:
-    """Progress of a build: stage is changes | upload | bundle | layer | boot | import | snapshot."""
+    """Progress of a build: stage is changes | upload | bundle | layer | boot | import | snapshot | after_restore."""
 
     stage: str
     text: str

@@ -22,6 +22,7 @@ Not here: the error body's shape (`quilt_fn.model.common`) and its translation t
     │   ├── QueueFull, RateLimited, QuotaExceeded
     ├── Unavailable             503
     │   ├── FunctionBroken, RegistryUnavailable, StartFailed, NotRunning, ContainerBroken
+    │   │                       HookFailed is a StartFailed
     │   └── DiskFull            507
     ├── BuildFailed             the user's code or requirements do not build (422)
     ├── FunctionFailed          the user's function failed
@@ -240,6 +241,14 @@ class StartFailed(Unavailable):
     error_code = "START_FAILED"
 
 
+class HookFailed(StartFailed):
+    """An `after_restore` hook raised, or the instance did not outlive its hooks. `details` holds `stage`
+    (`after_restore`) and `traceback`, or `output` where it ended without one.
+    """
+
+    error_code = "HOOK_FAILED"
+
+
 class NotRunning(Unavailable):
     """No platform runs on the state folder that was named."""
 
@@ -261,8 +270,8 @@ class DiskFull(Unavailable):
 
 
 class BuildFailed(QuiltError):
-    """`details` holds `stage` (bundle, layer, boot, import, hook, warmup, snapshot) and, where there is one,
-    `traceback` or `log`, and the end of what was printed as `output`.
+    """`details` holds `stage` (bundle, layer, boot, import, hook, warmup, snapshot, after_restore) and, where there is
+    one, `traceback` or `log`, and the end of what was printed as `output`.
     """
 
     error_code = "BUILD_FAILED"
@@ -343,6 +352,7 @@ EXIT_CODE: dict[type[QuiltError], int] = {
     LimitReached: 6,
     DiskFull: 6,
     BuildFailed: 5,
+    HookFailed: 5,
     FunctionFailed: 5,
     InvocationTimeout: 124,
 }

@@ -53,7 +53,9 @@ class VersionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a build, for people who wait: stage is bundle | layer | boot | import | snapshot."""
+    """One step of a build, for people who wait: stage is bundle | layer | boot | import | snapshot |
+    after_restore.
+    """
 
     stage: str
     text: str
@@ -188,6 +190,7 @@ class FunctionRuntime(Protocol):
     async def build(self, spec: VersionSpec, progress: Callable[[Progress], None]) -> Built:
         """Make `spec` startable. Idempotent: what is there already (layer, snapshot whose key matches) is used.
 
+        Where there are after_restore hooks, one instance is started to try them.
         Raises BuildFailed (details: stage, traceback or log, output), PythonMismatch, BundleNotFound, SpawnerError.
         After a failure nothing of this build is left.
         """
@@ -196,8 +199,8 @@ class FunctionRuntime(Protocol):
     async def start(self, spec: VersionSpec) -> Instance:
         """A new instance by the first way that works: fork, restore, boot. Ready for INVOKE when it returns.
 
-        Where a way failed, the next is tried, and the reason is in `unavailable(spec)`. Raises StartFailed when all
-        did.
+        Where a way failed, the next is tried, and the reason is in `unavailable(spec)`. Raises HookFailed (details:
+        stage, traceback) where an after_restore hook failed, StartFailed when all ways did.
         """
         ...
 

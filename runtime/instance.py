@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from quilt_fn.errors import FunctionFailed, StartFailed
+from quilt_fn.errors import FunctionFailed, HookFailed, StartFailed
 from quilt_fn.states import StartKind
 from runtime import frames
 from runtime.api import Call, Failure, Outcome, VersionSpec
@@ -26,6 +26,7 @@ READY_TIMEOUT_S = 30.0
 STATUS_WAIT_S = 0.5
 """How long the exit status is waited for after the instance's socket closed; it comes from its parent inside."""
 STREAM_HIGH, STREAM_LOW = 1 << 20, 1 << 18
+_AT_HOOKS = {"stage": "after_restore"}
 FRAME_COST = 256
 """What a waiting piece of a stream counts for beside its bytes: a flood of empty ones is held back too."""
 
@@ -101,7 +102,7 @@ class LiveInstance:
         except BaseException as error:
             await self.close(f"start failed: {error}")
             if isinstance(error, TimeoutError):
-                raise StartFailed(f"the instance was not ready within {READY_TIMEOUT_S:g} s") from None
+                raise self._no_start(f"the instance was not ready within {READY_TIMEOUT_S:g} s") from None
             raise
         self.wants_request = bool(first[1].get("context"))
         return self
@@ -109,13 +110,17 @@ class LiveInstance:
     async def _not_ready(self, first: frames.Frame | None) -> StartFailed:
         if first is not None and first[0] == wire.FAIL:
             meta = first[1]
-            return StartFailed(
-                f"after_restore hook failed: {meta.get('type')}: {meta.get('message')}",
-                details={"stage": "hook", "traceback": str(meta.get("traceback"))[:32_000]},
-            )
+            text = f"an after_restore hook failed: {meta.get('type')}: {meta.get('message')}"[:4000]
+            return HookFailed(text, details={**_AT_HOOKS, "traceback": str(meta.get("traceback"))[-32_000:]})
         failure, _ = await self._cause_of_death()
         said = self._output.err.take()[0].decode(errors="replace")[-4000:]
-        return StartFailed(f"the instance ended before it was ready: {failure.message}", details={"stderr": said})
+        return self._no_start(f"the instance ended before it was ready: {failure.message}", output=said)
+
+    def _no_start(self, text: str, **details: str) -> StartFailed:
+        """Before it is ready it does little but run its hooks: where it has some, they are what failed."""
+        if self._spec.after_restore:
+            return HookFailed(f"{text} (after_restore hooks were running)", details={**_AT_HOOKS, **details})
+        return StartFailed(text, details=details)
 
     # --- frames ---------------------------------------------------------------------------------------------------
 

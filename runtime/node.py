@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from quilt_fn.errors import BuildFailed, SpawnerError
+from quilt_fn.errors import BuildFailed, SpawnerError, StartFailed
 from quilt_fn.settings import Settings
 from quilt_fn.states import StartKind
 from runtime import templates
@@ -61,7 +61,7 @@ class NodeRuntime:
         version = self._version(spec)
         try:
             built = await version.build(progress)
-        except (BuildFailed, SpawnerError):
+        except (BuildFailed, StartFailed, SpawnerError):
             await self.forget(spec)
             raise
         self._keep_budget(version)

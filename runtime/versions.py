@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from quilt_fn.errors import BuildFailed, PythonMismatch, SpawnerError, StartFailed
+from quilt_fn.errors import BuildFailed, HookFailed, PythonMismatch, SpawnerError, StartFailed
 from quilt_fn.model.common import new_id
 from quilt_fn.states import StartKind
 from runtime import kits, templates
@@ -118,11 +118,26 @@ class Version:
         if booted:
             ms |= await self._boot(progress)
         self.kits.fill()
+        if spec.after_restore:
+            ms["after_restore"] = await self._try_hooks(progress)
         assert self.loaded is not None
         return Built(
             self.layer, ms, self.size_bytes, self.taken_at, self.unavailable(), self.loaded.wants_request,
             self.loaded.output if booted else "",
         )  # fmt: skip
+
+    async def _try_hooks(self, progress: Callable[[Progress], None]) -> float:
+        """Start one instance, so that a broken hook is told by the deploy and not by the first call."""
+        begun = time.monotonic()
+        progress(Progress("after_restore", "trying the after_restore hooks"))
+        try:
+            instance = await self.start()
+        except HookFailed as error:
+            raise BuildFailed(error.message, details=error.details) from None
+        await instance.close("it was only to try the hooks")
+        took = (time.monotonic() - begun) * 1e3
+        progress(Progress("after_restore", "after_restore hooks ran", True, took))
+        return took
 
     async def unpack(self) -> None:
         archive = await asyncio.to_thread(self.bundles.open, self.spec.tenant_id, self.spec.bundle_id)

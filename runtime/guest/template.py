@@ -151,11 +151,12 @@ class Template:
             if "warmup" in message:
                 stage = "warmup"
                 begun = clock()
-                self._warm_up(message["warmup"])
+                failed = self._warm_up(message["warmup"])
+                if failed is not None:
+                    return _not_loaded(stage, failed["type"], failed["message"], failed["traceback"] or "")
                 ms["warmup"] = (clock() - begun) * 1e3
         except BaseException as error:
-            return {"ok": False, "stage": stage, "type": type(error).__name__, "message": str(error)[:4000],
-                    "traceback": handler.clean_traceback(error)[-12_000:]}  # fmt: skip
+            return _not_loaded(stage, type(error).__name__, str(error), handler.clean_traceback(error))
         ssl = sys.modules.get("_ssl")
         if ssl is not None:
             # OpenSSL sets its generators up at the first use, which takes each fork over a millisecond.
@@ -175,8 +176,8 @@ class Template:
         return {"ok": True, "ms": ms, "shared": _cut(shared), "undumpable": _cut(undumpable),
                 "wants_request": bool(self.handler.wants_request)}  # fmt: skip
 
-    def _warm_up(self, event: Any) -> None:
-        """One call with the warm-up event; a handler that fails it fails the deploy."""
+    def _warm_up(self, event: Any) -> dict[str, Any] | None:
+        """One call with the warm-up event: what its FAIL said where it failed, which fails the deploy."""
         from . import wire
 
         failures: list[dict[str, Any]] = []
@@ -187,9 +188,7 @@ class Template:
 
         meta = {"id": "inv_warmup", "kind": "json", "deadline": time.time() + 60, "attempt": 1, "req": {}}
         self.handler.serve(meta, json.dumps(event).encode(), send, instance.static_info({}))
-        if failures:
-            raise RuntimeError(f"the warm-up call failed: {failures[0]['type']}: {failures[0]['message']}\n"
-                               + str(failures[0].get("traceback") or ""))  # fmt: skip
+        return failures[0] if failures else None
 
     def quiet(self, message: dict[str, Any], fds: list[int]) -> None:
         """Nobody may be connected at a dump."""
@@ -307,6 +306,10 @@ def _child(work: Callable[[], None]) -> None:
 def _end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def _not_loaded(stage: str, kind: str, text: str, trace: str) -> dict[str, Any]:
+    return {"ok": False, "stage": stage, "type": kind, "message": text[:4000], "traceback": trace[-12_000:]}
 
 
 def _cut(findings: list[str]) -> list[str]:

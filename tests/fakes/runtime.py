@@ -182,7 +182,7 @@ class FakeRuntime:
         self.build_output = ""
         self.closed = False
         self._failures: list[str] = []
-        self._always: str | None = None
+        self._always: str | StartFailed | None = None
         self._start_gate: asyncio.Event | None = None
         self._build_gate: asyncio.Event | None = None
         self._ids = itertools.count(1)
@@ -193,8 +193,8 @@ class FakeRuntime:
     def fail_next_starts(self, count: int, reason: str = "no memory") -> None:
         self._failures.extend([reason] * count)
 
-    def fail_all_starts(self, reason: str | None) -> None:
-        """Every start fails with `reason`; None ends that."""
+    def fail_all_starts(self, reason: str | StartFailed | None) -> None:
+        """Every start fails with `reason`, a text or the error itself; None ends that."""
         self._always = reason
 
     def fail_builds(self, message: str, stage: str = "import") -> None:
@@ -246,7 +246,7 @@ class FakeRuntime:
             await self._start_gate.wait()
         reason = self._failures.pop(0) if self._failures else self._always
         if reason is not None:
-            raise StartFailed(reason)
+            raise reason if isinstance(reason, StartFailed) else StartFailed(reason)
         instance = FakeInstance(self, spec, f"ins_{next(self._ids):020x}", self.kind)
         self.instances.append(instance)
         self.live[instance.instance_id] = instance

@@ -231,9 +231,48 @@ def test_a_hook_that_fails_says_so(live: Live) -> None:
     got = live.ask("POST", f"/api/functions/{live.id(before)}/deploy")
     assert (got.status, got.json()["details"]["stage"]) == (422, "hook")
     assert "not today" in got.json()["error"]
-    after = live.deploy(
-        "def hook(): raise ValueError('not now')\ndef handler(event): pass", hooks={"after_restore": ["main:hook"]}
+
+
+def test_a_warm_up_that_fails_is_told_once(live: Live) -> None:
+    for body, told, in_trace in (
+        ("return 1 / event['n']", "ZeroDivisionError: division by zero", "line 1, in handler"),
+        ("return {1, 2}", "NotSerialisable: result is a builtins.set", ""),
+        ("yield 1 / event['n']", "ZeroDivisionError: division by zero", "line 1, in handler"),
+    ):
+        name = live.create(f"def handler(event): {body}", warmup_event={"n": 0})
+        got = live.ask("POST", f"/api/functions/{live.id(name)}/deploy").json()
+        assert got["error"].startswith("the warm-up call failed: ") and told in got["error"]
+        assert got["error"].count("failed") == 1 and "Traceback" not in got["error"]
+        assert got["details"]["stage"] == "warmup"
+        assert in_trace in got["details"]["traceback"] and "RuntimeError" not in got["details"]["traceback"]
+
+
+def test_an_after_restore_hook_that_fails_fails_the_deploy(live: Live) -> None:
+    name = live.deploy("def handler(event): return 'good'")
+    ways = (("raise ValueError('not now')", "traceback"), ("os.write(2, b'not now'); os._exit(3)", "output"))
+    for hook, told in ways:
+        source = f"import os\ndef hook():\n    {hook}\ndef handler(event): pass"
+        more = {"source": source, "hooks": {"after_restore": ["main:hook"]}}
+        live.ok("PUT", f"/api/functions/{live.id(name)}", more)
+        got = live.ask("POST", f"/api/functions/{live.id(name)}/deploy")
+        assert (got.status, got.code, got.json()["details"]["stage"]) == (422, "BUILD_FAILED", "after_restore")
+        assert "not now" in got.json()["details"][told]
+        assert live.call(name) == "good"
+
+
+def test_an_after_restore_hook_that_fails_later_says_where(live: Live) -> None:
+    name = live.deploy(
+        """
+        import time
+        DEPLOYED = time.time()
+        def hook():
+            if time.time() > DEPLOYED + 3:
+                raise ValueError("not now")
+        def handler(event): pass
+        """,
+        hooks={"after_restore": ["main:hook"]},
     )
-    started = live.ask("POST", f"/fn/{after}", {})
-    assert (started.status, started.code) == (503, "START_FAILED")
-    assert "not now" in started.body.decode()
+    wait_for(lambda: live.ask("POST", f"/fn/{name}", {}).status == 503 or live.drop_instances(name), "the hook to fail")
+    started = live.ask("POST", f"/fn/{name}", {})
+    assert (started.status, started.code) == (503, "HOOK_FAILED")
+    assert "line 6, in hook" in started.json()["details"]["traceback"]

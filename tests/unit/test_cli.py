@@ -18,7 +18,7 @@ import pytest
 from benchmarks.bench import main as bench
 from quilt_fn.cli import main as cli
 from quilt_fn.cli import platform, reference
-from quilt_fn.errors import BuildFailed, Conflict, LimitReached, RateLimited, RouteNotFound
+from quilt_fn.errors import BuildFailed, Conflict, HookFailed, LimitReached, RateLimited, RouteNotFound
 from runtime import service
 from runtime.doctor.__main__ import main as doctor
 from runtime.supervisor import __main__ as supervisor
@@ -361,6 +361,13 @@ def test_invoke_that_failed(quilt: Any, gateway: FakeGateway, record: dict[str, 
     assert result.err.startswith("before\nTraceback") and "ValueError: boom (inv_1)" in result.err
     as_json = quilt("invoke", "f", "--json")
     assert as_json.code == code and as_json.json["status"] == record["status"]
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_hook_that_fails_is_the_users_own_and_shows_its_traceback(quilt: Any, gateway: FakeGateway) -> None:
+    gateway.fail_next(HookFailed("a hook failed", details={"stage": "after_restore", "traceback": "Traceback\n  x"}))
+    result = quilt("pool")
+    assert (result.code, result.err) == (5, "Traceback\n  x\nerror (after_restore): a hook failed\n")
 
 
 def test_exit_codes_of_the_platform_s_errors(quilt: Any, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pool.executor import RuntimeExecutor
 from pool.slots import Limits, Slot
 from pool.stats import NodeStats
 from pool.waiting import Waiter
-from quilt_fn.errors import FunctionBroken, InvocationTimeout, QueueFull, StartFailed
+from quilt_fn.errors import FunctionBroken, HookFailed, InvocationTimeout, QueueFull, StartFailed
 from quilt_fn.states import StartKind
 from runtime.api import VersionSpec
 from tests.fakes.clock import FakeClock
@@ -155,6 +155,20 @@ async def test_starts_that_fail_are_tried_with_growing_pauses_and_then_reported(
     await settle()
     assert waiter.turn.result().start is StartKind.FORK
     assert house.pool.start_failures == 0
+
+
+async def test_a_hook_that_fails_is_told_as_such_with_its_traceback() -> None:
+    house = House()
+    details = {"stage": "after_restore", "traceback": "T", "else": 1}
+    house.runtime.fail_all_starts(HookFailed("a hook failed", details=details))
+    waiter = house.wait()
+    for _ in range(3):
+        await settle()
+        house.clock.advance(1)
+    with pytest.raises(HookFailed) as caught:
+        waiter.turn.result()
+    told = caught.value.details
+    assert told == {"stage": "after_restore", "traceback": "T", "reason": "a hook failed", "attempts": 3}
 
 
 async def test_failures_do_not_touch_waiters_that_a_busy_instance_will_serve() -> None:

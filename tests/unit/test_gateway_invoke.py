@@ -19,6 +19,7 @@ from quilt_fn.errors import (
     FunctionNotDeployed,
     FunctionPaused,
     HandlerError,
+    HookFailed,
     InvocationTimeout,
     QueueFull,
     StartFailed,
@@ -385,6 +386,17 @@ async def test_what_the_pool_refuses(http: Http, platform: FakePlatform, error: 
     reply = await http("GET", "/fn/echo")
     assert (reply.status, reply.code) == (status, error.error_code)
     assert int(reply.headers["Retry-After"]) >= 1
+
+
+async def test_a_start_that_failed_shows_the_functions_code_to_its_owner_alone(
+    http: Http, platform: FakePlatform
+) -> None:
+    platform.refuse_invoke = HookFailed("a hook failed", details={"stage": "after_restore", "traceback": "T"})
+    platform.add("f", answers(), public=True)
+    owner = await http("GET", "/fn/f")
+    assert (owner.status, owner.code, owner.json["details"]["traceback"]) == (503, "HOOK_FAILED", "T")
+    public = await http("GET", "/fn/f", key=None)
+    assert public.json["details"].keys() == {"stage", "invocation_id"}
 
 
 @pytest.mark.parametrize("error", [FunctionNotDeployed("not yet"), FunctionPaused("paused")])

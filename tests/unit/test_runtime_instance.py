@@ -8,12 +8,13 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quilt_fn.errors import FunctionFailed, StartFailed
+from quilt_fn.errors import FunctionFailed, HookFailed, StartFailed
 from quilt_fn.states import StartKind
 from runtime.api import Call, Failure, VersionSpec
 from runtime.guest import wire
@@ -243,3 +244,18 @@ async def test_who_is_not_ready_is_ended(guest: Guest, first: tuple[int, dict[st
     with pytest.raises(StartFailed):
         await asyncio.wait_for(guest.create(), 10)
     assert guest.ended == 1
+
+
+async def test_who_fails_in_its_hooks_says_where(guest: Guest) -> None:
+    guest.first = ((wire.FAIL, {"code": "HOOK_FAILED", "type": "E", "message": "m", "traceback": "T"}),)
+    with pytest.raises(HookFailed, match="E: m") as raised:
+        await guest.create()
+    assert raised.value.details == {"stage": "after_restore", "traceback": "T"}
+
+
+async def test_who_does_not_outlive_its_hooks_has_failed_in_them(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.unit.test_runtime_instance.SPEC", replace(SPEC, after_restore=("app:hook",)))
+    guest.first = ((wire.END, {}),)
+    with pytest.raises(HookFailed) as raised:
+        await guest.create()
+    assert raised.value.details == {"stage": "after_restore", "output": ""}
