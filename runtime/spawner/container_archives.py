@@ -32,7 +32,7 @@ def unpack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str
 
 
 def pack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, Any]:
-    """{path, zipped}, [pipe] → {entries, skipped}."""
+    """{path, zipped}, [pipe] → {entries}."""
     (pipe,) = pipes(fds, 1)
     zipped = message.get("zipped") is True
     return _inside(namespaces, message, fds, lambda top, path: archives.pack(top, pipe, path, zipped))

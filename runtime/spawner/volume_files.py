@@ -53,12 +53,15 @@ class Top:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry that a walk has come to: `name` in the open folder `parent`, as it stood then."""
+    """An entry that a walk has come to: `name` in the open folder `parent`, as it stood then. `named`: it is what the
+    walk was to begin at.
+    """
 
     path: str
     parent: int
     name: str
     status: os.stat_result
+    named: bool = False
 
 
 def relative(path: object) -> str:
@@ -347,7 +350,7 @@ def walk(top: Top, path: str) -> Iterator[Found]:
         with parent(top, plain) as (fd, name):
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
-                yield Found(name, fd, name, status)
+                yield Found(name, fd, name, status, named=True)
                 return
     fd = _folder(top, plain, make=False)
     try:

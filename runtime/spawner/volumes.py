@@ -216,7 +216,7 @@ def unpack(ops: Context, message: Message, fds: list[int]) -> Answer:
 
 
 def pack(ops: Context, message: Message, fds: list[int]) -> Answer:
-    """{tenant, volume, path, zipped}, [pipe] → {entries, skipped}: what is at `path` as tar or tar.gz."""
+    """{tenant, volume, path, zipped}, [pipe] → {entries}: what is at `path` as tar or tar.gz."""
     (out,) = pipes(fds, 1)
     zipped = message.get("zipped") is True
     return _in_jail(ops.config, message, fds, lambda top, path: archives.pack(top, out, path, zipped)), []
