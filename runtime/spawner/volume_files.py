@@ -29,6 +29,7 @@ LISTED_BYTES = 40_000
 _WAITING = re.compile(r"\.quilt-[0-9a-f]{20}")
 _LEADS_OUT = (errno.EXDEV, errno.ELOOP, errno.EAGAIN)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,17 @@ def relative(path: object) -> str:
     return str(PurePosixPath(*parts))
 
 
-def told(error: OSError, what: str) -> Refused:
-    """What an OSError means to the user who named `what`."""
+def told(error: OSError, what: str, where: str = ".") -> Refused:
+    """What an OSError means to the user who named `what`, which goes to `where` below the top.
+
+    Of what is the platform's own see `volumes.ours`.
+    """
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return Refused(f"{what} is not there", "absent")
+    if error.errno == errno.EROFS:
+        return Refused(f"{what} can't be changed: that place is read-only", details={"read_only": where})
+    if error.errno in _NOT_ALLOWED:
+        return Refused(f"{what} can't be read or changed: {os.strerror(error.errno)}")
     if error.errno in _NO_ROOM:
         return Refused("there is no room left for this in the volume, or on the disk below it", "full")
     if error.errno in _LEADS_OUT:

@@ -1,0 +1,33 @@
+"""What the errors of the kernel mean to who named a path, and paths as they are given: on files in tmp_path.
+
+Not here: archives (test_spawner_archives), and the same over HTTP (tests/integration).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from quilt_fn.errors import InvalidValue
+from runtime.spawner import volume_files as files
+from runtime.spawner.volumes import ours
+from runtime.spawner_client import SpawnerFailed
+from runtime.volumes.store import told
+
+
+def os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_what_may_not_be_written_is_the_request_s_fault_and_not_to_be_tried_again(number: int) -> None:
+    refused = files.told(os_error(number), "'x'", "x")
+    error = told(SpawnerFailed(str(refused), refused.kind, refused.details))
+    assert isinstance(error, InvalidValue) and not error.retryable and "'x' can't be" in error.message
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.EROFS, "failed"), (errno.EPERM, "failed"), (errno.ENOSPC, "full")])
+def test_at_a_place_of_the_platform_s_own_it_is_a_fault(number: int, kind: str) -> None:
+    assert ours(os_error(number), "the volume").kind == kind
