@@ -85,8 +85,10 @@ def told(error: OSError, what: str, where: str = ".") -> Refused:
 
     Of what is the platform's own see `volumes.ours`.
     """
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if error.errno == errno.ENOENT:
         return Refused(f"{what} is not there", "absent")
+    if error.errno == errno.ENOTDIR:
+        return Refused(f"{what}: a file lies where a folder is needed")
     if error.errno == errno.EROFS:
         return Refused(f"{what} can't be changed: that place is read-only", details={"read_only": where})
     if error.errno in _NOT_ALLOWED:

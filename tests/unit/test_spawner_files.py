@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,3 +34,31 @@ def test_what_may_not_be_written_is_the_request_s_fault_and_not_to_be_tried_agai
 @pytest.mark.parametrize(("number", "kind"), [(errno.EROFS, "failed"), (errno.EPERM, "failed"), (errno.ENOSPC, "full")])
 def test_at_a_place_of_the_platform_s_own_it_is_a_fault(number: int, kind: str) -> None:
     assert ours(os_error(number), "the volume").kind == kind
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Iterator[files.Top]:
+    """Of a volume with the file `file`."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "data" / "file").write_text("x")
+    fds = [os.open(tmp_path / name, files.FOLDER) for name in ("data", "incoming")]
+    yield files.Top(*fds, reserve=0)
+    for fd in fds:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda top: files.listing(top, "file", "", 10),
+        lambda top: files.open_file(top, "file/under"),
+        lambda top: files.remove(top, "file/under", recursive=True),
+        lambda top: files.make_folder(top, "file/under", 0o755),
+    ],
+)
+def test_a_file_where_a_folder_is_needed_is_not_said_to_be_absent(top: files.Top, work: Callable[[Any], Any]) -> None:
+    with pytest.raises(NotADirectoryError) as caught:
+        work(top)
+    refused = files.told(caught.value, "'file/under'")
+    assert (refused.kind, str(refused)) == ("refused", "'file/under': a file lies where a folder is needed")
