@@ -245,6 +245,7 @@ CONCERN = Concern(
         "An archive is unpacked as a whole or not at all: entries take their places when all of it is read and valid.",
         "Names of `.quilt-` and 20 hexadecimal digits are the platform's own: they are not shown, and may be removed.",
         "Archives hold folders, files and links; everything belongs to root and no entry may leave the volume.",
+        "Pipes, sockets and devices in a folder are left out of its archive; one that `path` names is refused.",
         "A volume with `size_limit_mb` is a filesystem of that size, its own bookkeeping included.",
         "A tenant may have 6 archives on their way at once, those of containers too: one more is 429 QUOTA_EXCEEDED.",
         "Attached volumes can be neither deleted nor renamed: 409 VOLUME_ATTACHED names who has them.",

@@ -5,6 +5,7 @@ Not here: how a volume and a container take and give files (`sides`), tars (`tar
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -51,6 +52,9 @@ def cp(source: str, target: str, as_json: bool) -> None:
     NAME:PATH names a place in a volume, or in a running container by its name or id; anything else is a local path. A
     folder's contents go into the folder DST; a file becomes DST, or goes into it where DST is a folder or ends with a
     slash.
+
+    Folders, files and links are copied. Pipes, sockets and devices in a folder are left out, and of a volume or a
+    container also what is mounted in the folder.
     """
     there, here = place(source), place(target)
     if (there.name is None) == (here.name is None):
@@ -85,8 +89,10 @@ def _down(client: Client, source: Place, target: Path, into: bool, progress: Pro
                 target = target / PurePosixPath(source.path).name
             tars.write(target, progress.passing(content))
             return
+    pieces = there.pack(source.path)
+    first = next(pieces, b"")  # what can't be packed makes no folder
     target.mkdir(parents=True, exist_ok=True)
-    tars.unpack(progress.passing(there.pack(source.path)), target)
+    tars.unpack(progress.passing(itertools.chain((first,), pieces)), target)
 
 
 class Progress:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quilt_fn.cli import output
+from quilt_fn.cli import escapes, output
 from quilt_fn.errors import QuiltError, Unavailable
 from quilt_fn.output_bytes import Kept
 
@@ -115,7 +115,7 @@ class _Passed:
 
     def said(self, frame: Mapping[str, Any]) -> None:
         if "message" in frame:
-            click.echo(f"quilt: {frame['message']}", err=True)
+            click.echo(escapes.line(f"quilt: {frame['message']}"), err=True)
         if frame["type"] == "exit":
             self._code = TIMED_OUT if frame["exit_reason"] == "timed_out" else int(frame["code"])
             if frame["exit_reason"] == "out_of_memory":

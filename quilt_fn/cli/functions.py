@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quilt_fn.cli import output
+from quilt_fn.cli import escapes, output
 from quilt_fn.cli.deploy import url_of
 
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ def invocations(
 
 def _facts_of_call(record: InvocationRecord) -> list[tuple[str, object]]:
     times = record.timings
+    error = record.error.traceback or record.error_message if record.error else record.error_message
     return [
         ("status", record.status + (f": {record.error_code}" if record.error_code else "")),
         ("version", record.version),
@@ -210,9 +211,9 @@ def _facts_of_call(record: InvocationRecord) -> list[tuple[str, object]]:
         ("begun", output.ago(record.started_at)),
         ("took", f"{times.queue_ms:,.1f} ms queued, {times.start_ms:,.1f} ms to start, {times.run_ms:,.1f} ms to run"),
         ("result", None if record.result is None else json.dumps(record.result, ensure_ascii=False)),
-        ("error", record.error.traceback or record.error_message if record.error else record.error_message),
-        ("stdout", record.stdout or None),
-        ("stderr", record.stderr or None),
+        ("error", escapes.Lines(error) if error else None),
+        ("stdout", escapes.Lines(record.stdout) if record.stdout else None),
+        ("stderr", escapes.Lines(record.stderr) if record.stderr else None),
     ]
 
 

@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from quilt_fn.cli import output
+from quilt_fn.cli import escapes, output
 
 
 @click.group(short_help="List, build and delete images.")
@@ -49,7 +49,7 @@ def build(name: str, detach: bool, as_json: bool) -> None:
     elif record.status == "succeeded":
         click.echo(f"built {name}", err=True)
     else:
-        click.echo(f"{record.status}: {record.error}", err=True)
+        click.echo(escapes.line(f"{record.status}: {record.error}"), err=True)
     if not output.all_went_well(record):
         raise click.exceptions.Exit(output.FAILED)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quilt_fn import errors
-from quilt_fn.cli import output
+from quilt_fn.cli import escapes, output
 
 if TYPE_CHECKING:
     from quilt_fn.model.invocation import InvocationRecord
@@ -86,10 +86,11 @@ def print_result(result: Any) -> None:
 def explain(record: InvocationRecord) -> None:
     """Why it failed, on stderr."""
     if record.error is not None and record.error.traceback:
-        click.echo(record.error.traceback.rstrip(), err=True)
+        click.echo(escapes.lines(record.error.traceback.rstrip()), err=True)
     reason = record.error_message or (record.error.message if record.error else record.status)
     click.secho("error", fg="red", bold=True, err=True, nl=False)
-    click.echo(f": {record.function_name}: {record.status}: {reason} ({record.invocation_id})", err=True)
+    said = f": {record.function_name}: {record.status}: {reason} ({record.invocation_id})"
+    click.echo(escapes.line(said), err=True)
 
 
 def exit_code(record: InvocationRecord) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quilt_fn.cli import output
+from quilt_fn.cli import escapes, output
 
 if TYPE_CHECKING:
     from quilt_fn.model.operation import OperationRecord
@@ -98,7 +98,7 @@ def events(
             click.echo(json.dumps({"id": event.id, "event": event.kind, "data": event.data}, ensure_ascii=False))
         elif event.kind != "ready":
             fields = [f"{name}={value}" for name, value in event.data.items() if name != "at" and _short(value)]
-            click.echo(f"{event.data.get('at', '')} {event.kind} {' '.join(fields)}".rstrip())
+            click.echo(escapes.line(f"{event.data.get('at', '')} {event.kind} {' '.join(fields)}".rstrip()))
         seen += event.kind != "ready"
         if limit is not None and seen >= limit:
             return

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from quilt_fn.cli import escapes
 from quilt_fn.errors import QuiltError
 
 if TYPE_CHECKING:
@@ -67,14 +68,14 @@ def _plain(value: object) -> object:
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
     """A table on stdout, or the sentence `empty` on stderr for no rows. A column named with `>` is right-aligned.
 
-    Columns without names have no head.
+    Columns without names have no head. Cells are made safe for a terminal, each on one line but `escapes.Lines`.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = [[("–" if cell is None else str(cell)) for cell in row] for row in rows]
+    shown = [[("–" if cell is None else escapes.cell(cell)) for cell in row] for row in rows]
     if not shown:
         click.echo(empty, err=True)
         return
@@ -139,14 +140,14 @@ def show_error(error: QuiltError, *, as_json: bool) -> None:
     for key in ("output", "log", "traceback"):
         text = str(details.get(key) or "").strip()
         if text and text not in error.message:
-            click.echo(text, err=True)
+            click.echo(escapes.lines(text), err=True)
     stage = f" ({details['stage']})" if details.get("stage") else ""
     click.secho("error", fg="red", bold=True, err=True, nl=False)
-    click.echo(f"{stage}: {error.message}", err=True)
+    click.echo(escapes.line(f"{stage}: {error.message}"), err=True)
     for note in getattr(error, "__notes__", ()):
-        click.echo(note, err=True)
+        click.echo(escapes.line(note), err=True)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        click.echo(escapes.line(f"hint: {error.hint}"), err=True)
 
 
 class Steps:

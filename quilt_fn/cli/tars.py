@@ -15,6 +15,8 @@ from typing import IO, cast
 
 import click
 
+from quilt_fn.cli import escapes
+
 PIECE = 1 << 18
 
 
@@ -42,7 +44,7 @@ def unpack(pieces: Iterable[bytes], target: Path) -> None:
                 way = way / part
                 inside = inside and not way.is_symlink()
             if not inside:
-                click.echo(f"left out: {member.name} points outside", err=True)
+                click.echo(escapes.line(f"left out: {member.name} points outside"), err=True)
             elif member.issym():
                 link = target / name
                 link.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,10 @@ Python has no tarfile filter, and a filter is no sandbox.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
+import itertools
 import os
 import stat
 import tarfile
@@ -24,6 +26,11 @@ from runtime.spawner.protocol import Refused
 HEADER_LIMIT = 1 << 20
 ENTRIES_LIMIT = 1_000_000
 PIECE = 1 << 18
+SMALL = 64 << 10
+UNTOLD_LIMIT = 8 << 20
+"""Of a file that doesn't say how large it is, which has to be read into memory."""
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.ENXIO)
+"""Since it was looked at, or swapped for something else."""
 _UNREADABLE = (
     tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, LookupError, ArithmeticError, RecursionError
 )  # fmt: skip
@@ -195,12 +202,17 @@ def _stripped(name: str, strip: int) -> str | None:
 
 
 def pack(top: files.Top, out: int, path: str, zipped: bool) -> dict[str, int]:
-    """Write what is at `path` as tar (tar.gz) to the descriptor `out`: {entries, skipped}.
+    """Write what is at `path` as tar (tar.gz) to the descriptor `out`: {entries}.
 
-    A folder gives its contents, a file itself. Pipes, sockets and devices are left out and counted as skipped. A file
-    that shrinks meanwhile fails the whole; what comes after a file's first size is not in.
+    A folder gives its contents, a file itself. Of a folder, pipes, sockets and devices are left out, and what is
+    mounted in it; one of them that `path` names is refused. A file that shrinks meanwhile, or can't be read, fails the
+    whole; what comes after a file's first size is not in.
     """
-    done = {"entries": 0, "skipped": 0}
+    done = {"entries": 0}
+    walked = files.walk(top, path)
+    first = next(walked, None)  # raises before anything was written, so that whoever asks is told
+    if first is not None and first.named and not (stat.S_ISREG(mode := first.status.st_mode) or stat.S_ISLNK(mode)):
+        raise Refused(f"{path!r} is a pipe, a socket or a device: archives hold files, folders and links")
     with open(out, "wb", buffering=PIECE, closefd=False) as raw, contextlib.ExitStack() as stack:
         stream: IO[bytes] = raw
         if zipped:
@@ -209,14 +221,22 @@ def pack(top: files.Top, out: int, path: str, zipped: bool) -> dict[str, int]:
         tar = stack.enter_context(
             tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=PIECE, encoding="utf-8")
         )
-        for found in files.walk(top, path):
+        for found in itertools.chain(() if first is None else (first,), walked):
             tar.members.clear()  # type: ignore[attr-defined]
-            done["entries" if _add(tar, found) else "skipped"] += 1
+            try:
+                if _add(tar, found):
+                    done["entries"] += 1
+                elif found.named:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            except ProcessLookupError:  # a file of /proc whose process has ended
+                continue
+            except OSError as error:
+                raise files.told(error, repr(found.path)) from None
     return done
 
 
 def _add(tar: tarfile.TarFile, found: files.Found) -> bool:
-    """Whether it is of a kind that goes into an archive."""
+    """Whether it is of a kind that goes into an archive, and still there."""
     info = tarfile.TarInfo(found.path)
     mode = found.status.st_mode
     info.mode, info.mtime = stat.S_IMODE(mode), int(found.status.st_mtime)
@@ -228,16 +248,40 @@ def _add(tar: tarfile.TarFile, found: files.Found) -> bool:
         info.type, info.linkname = tarfile.SYMTYPE, os.readlink(found.name, dir_fd=found.parent)
         tar.addfile(info)
     elif stat.S_ISREG(mode):
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            fd = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=found.parent)
-        except OSError:  # gone or swapped since it was looked at
-            return False
-        with os.fdopen(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
+            fd = os.open(found.name, flags, dir_fd=found.parent)
+        except OSError as error:
+            if error.errno in _GONE:
                 return False
-            info.size = status.st_size
-            tar.addfile(info, file)
+            raise
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return False
+            info.size, content = _content(file, found.path)
+            tar.addfile(info, content)
     else:
         return False
     return True
+
+
+def _content(file: IO[bytes], path: str) -> tuple[int, IO[bytes]]:
+    """A file's size, and what to read that from.
+
+    The kernel's own files (/proc, /sys) say 0 or 4096 whatever is in them: what says to be small is read to its end.
+    Raises Refused for one that says to be empty, and is too large for that.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size > SMALL:
+        return size, file
+    data = file.read(size or UNTOLD_LIMIT + 1)
+    if data is None:  # a file of the kernel's that would block
+        raise Refused(f"{path!r} has nothing to read now")
+    if size == 0 and len(data) > UNTOLD_LIMIT:
+        size = os.fstat(file.fileno()).st_size  # of one that was just being written
+        if size < len(data):
+            limit = f"{UNTOLD_LIMIT >> 20} MB"
+            raise Refused(f"{path!r} doesn't say how large it is, and has over {limit}: read it by a command")
+        file.seek(0)
+        return size, file
+    return len(data), io.BytesIO(data)

@@ -13,11 +13,13 @@ from runtime.spawner import archives, jail
 from runtime.spawner import volume_files as files
 from runtime.spawner.context import Message
 from runtime.spawner.names import integer
+from runtime.spawner.protocol import Refused
 from runtime.spawner.volumes import pipes, told
 
 Work = Callable[[files.Top, str], dict[str, Any]]
 Namespaces = Mapping[str, int]
 """The container's, open, by the names of `jail.ENTERED`."""
+_HOST_USR = "/usr is this machine's own on image `host`: write elsewhere, or make the container with image `debian`"
 
 
 def unpack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def unpack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str
 
 
 def pack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, Any]:
-    """{path, zipped}, [pipe] → {entries, skipped}."""
+    """{path, zipped}, [pipe] → {entries}."""
     (pipe,) = pipes(fds, 1)
     zipped = message.get("zipped") is True
     return _inside(namespaces, message, fds, lambda top, path: archives.pack(top, pipe, path, zipped))
@@ -48,7 +50,19 @@ def _inside(
         if outlives:
             jail.outlive_parent()
         top = files.Top(os.open("/", files.FOLDER), -1, 0, mounts=True)
-        with told(path):
-            return work(top, path)
+        try:
+            with told(path):
+                return work(top, path)
+        except Refused as error:
+            if _is_host_usr(error.details.get("read_only")):
+                raise Refused(f"{error}. {_HOST_USR}") from None
+            raise
 
     return dict(jail.call(inside, [*fds, *namespaces.values()]))
+
+
+def _is_host_usr(path: str | None) -> bool:
+    """Whether `path` lies in a /usr that is read-only, as this process sees it."""
+    if path is None or not os.statvfs("/usr").f_flag & os.ST_RDONLY:
+        return False
+    return f"{os.path.realpath(f'/{path}')}/".startswith("/usr/")

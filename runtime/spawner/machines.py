@@ -200,7 +200,7 @@ class Machines(Context):
         return container_archives.unpack(self._namespaces(message), message, fds), []
 
     def pack_from(self, message: Message, fds: list[int]) -> Answer:
-        """{container, path, zipped}, [pipe] → {entries, skipped}: what is at `path` of one that runs."""
+        """{container, path, zipped}, [pipe] → {entries}: what is at `path` of one that runs."""
         return container_archives.pack(self._namespaces(message), message, fds), []
 
     def machines(self, message: Message, fds: list[int]) -> Answer:

@@ -219,7 +219,10 @@ def opened(top: files.Top, path: str) -> Iterator[Stage]:
     with contextlib.ExitStack() as stack:
         waiting = _kept(stack, os.dup(top.incoming) if top.incoming >= 0 else _mount_top(_nearest(top, path)))
         name = files.waiting_name()
-        os.mkdir(name, 0o700, dir_fd=waiting)
+        try:
+            os.mkdir(name, 0o700, dir_fd=waiting)
+        except OSError as error:  # says where it was to go: an archive for / reaches into other mounts
+            raise files.told(error, repr(f"/{path}" if top.mounts else path), path) from None
         stack.callback(files.clear, waiting, name)
         folder = _kept(stack, os.open(name, files.FOLDER, dir_fd=waiting))
         fcntl.flock(folder, fcntl.LOCK_EX)  # until this process has ended: no sweep takes it

@@ -29,6 +29,7 @@ LISTED_BYTES = 40_000
 _WAITING = re.compile(r"\.quilt-[0-9a-f]{20}")
 _LEADS_OUT = (errno.EXDEV, errno.ELOOP, errno.EAGAIN)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,15 @@ class Top:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry that a walk has come to: `name` in the open folder `parent`, as it stood then."""
+    """An entry that a walk has come to: `name` in the open folder `parent`, as it stood then. `named`: it is what the
+    walk was to begin at.
+    """
 
     path: str
     parent: int
     name: str
     status: os.stat_result
+    named: bool = False
 
 
 def relative(path: object) -> str:
@@ -76,10 +80,19 @@ def relative(path: object) -> str:
     return str(PurePosixPath(*parts))
 
 
-def told(error: OSError, what: str) -> Refused:
-    """What an OSError means to the user who named `what`."""
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+def told(error: OSError, what: str, where: str = ".") -> Refused:
+    """What an OSError means to the user who named `what`, which goes to `where` below the top.
+
+    Of what is the platform's own see `volumes.ours`.
+    """
+    if error.errno == errno.ENOENT:
         return Refused(f"{what} is not there", "absent")
+    if error.errno == errno.ENOTDIR:
+        return Refused(f"{what}: a file lies where a folder is needed")
+    if error.errno == errno.EROFS:
+        return Refused(f"{what} can't be changed: that place is read-only", details={"read_only": where})
+    if error.errno in _NOT_ALLOWED:
+        return Refused(f"{what} can't be read or changed: {os.strerror(error.errno)}")
     if error.errno in _NO_ROOM:
         return Refused("there is no room left for this in the volume, or on the disk below it", "full")
     if error.errno in _LEADS_OUT:
@@ -347,7 +360,7 @@ def walk(top: Top, path: str) -> Iterator[Found]:
         with parent(top, plain) as (fd, name):
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
-                yield Found(name, fd, name, status)
+                yield Found(name, fd, name, status, named=True)
                 return
     fd = _folder(top, plain, make=False)
     try:

@@ -106,7 +106,7 @@ def make(ops: Context, message: Message, fds: list[int]) -> Answer:
             disks.make(temporary / DISK, size_mb)
         temporary.rename(folder)
     except OSError as error:
-        raise files.told(error, "the volume") from None
+        raise ours(error, "the volume") from None
     finally:
         trees.remove(temporary) if temporary.exists() else None
     try:
@@ -152,8 +152,10 @@ def open_file(ops: Context, message: Message, fds: list[int]) -> Answer:
 def create(ops: Context, message: Message, fds: list[int]) -> Answer:
     """{tenant, volume, upload} → {reserve}, [file]: a file that waits to be written and put in its place."""
     top, _ = _inside(ops.config, message)
-    with told("the file"):
+    try:
         return {"reserve": top.reserve}, [files.create(top, _upload(message))]
+    except OSError as error:
+        raise ours(error, "the file") from None
 
 
 def commit(ops: Context, message: Message, fds: list[int]) -> Answer:
@@ -216,7 +218,7 @@ def unpack(ops: Context, message: Message, fds: list[int]) -> Answer:
 
 
 def pack(ops: Context, message: Message, fds: list[int]) -> Answer:
-    """{tenant, volume, path, zipped}, [pipe] → {entries, skipped}: what is at `path` as tar or tar.gz."""
+    """{tenant, volume, path, zipped}, [pipe] → {entries}: what is at `path` as tar or tar.gz."""
     (out,) = pipes(fds, 1)
     zipped = message.get("zipped") is True
     return _in_jail(ops.config, message, fds, lambda top, path: archives.pack(top, out, path, zipped)), []
@@ -289,7 +291,13 @@ def told(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise files.told(error, what if what.startswith("the ") else repr(what)) from None
+        raise files.told(error, repr(what), what) from None
+
+
+def ours(error: OSError, what: str) -> Refused:
+    """An OSError at a place of the platform's own, which users have no say in: a fault, unless there is no room."""
+    said = files.told(error, what)
+    return said if said.kind == "full" else Refused(f"{what}: {error.strerror or error}", "failed")
 
 
 TABLE: dict[str, Callable[[Context, Message, list[int]], Answer]] = {

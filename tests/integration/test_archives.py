@@ -196,3 +196,17 @@ def test_a_stage_that_a_power_cut_left_is_swept(
     begun = live.ok("POST", f"{address}/start")
     assert live.ok("GET", f"{begun['status_url']}?wait_s=20")["status"] == "succeeded"
     assert sh(live, address, "ls -A / | grep -c quilt-0 || true") == "0\n"
+
+
+def test_what_is_read_only_is_refused_and_said_to_be(
+    live: Live, furnished: Callable[..., str], container: Callable[..., str]
+) -> None:
+    address = container(volumes=[f"{furnished()}:/data:ro"])
+    for path, archive in (("/usr/local/bin", tar(("ten", FILE, b"10"))), ("/bin", tar(("ten", FILE, b"10"))),
+                          ("/", tar(("usr/ten", FILE, b"10")))):  # fmt: skip
+        ended = unpacked(live, address, path, archive)
+        assert (ended["status"], ended["reason_code"]) == ("failed", "INVALID_VALUE"), ended
+        assert "read-only" in ended["error"] and "image `debian`" in ended["error"], ended
+    ended = unpacked(live, address, "/data", tar(("ten", FILE, b"10")))
+    assert ended["reason_code"] == "INVALID_VALUE" and "read-only" in ended["error"], ended
+    assert "debian" not in ended["error"]

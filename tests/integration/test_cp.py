@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.integration.cli import quilt
 from tests.integration.live import Live, wait_for
+from tests.integration.volume_tools import disk
 
 
 @pytest.fixture(params=["container", "volume"])
@@ -45,3 +47,19 @@ def test_a_file_goes_into_a_folder_that_is_there(live: Live, place: str, tmp_pat
     cp(tmp_path / "new", f"{place}:/srv/here")
     cp(tmp_path / "new", f"{place}:/srv/made/below")
     assert (read("here"), read("made/below")) == (b"\0new", b"\0new")
+
+
+def test_what_has_no_contents_is_refused_and_makes_nothing(live: Live, place: str, tmp_path: Path) -> None:
+    special = "/dev/null" if place == "cp-container" else "/pipe"
+    if place == "cp-volume":
+        os.mkfifo(disk(live, place) / "data" / "pipe")
+    done = quilt(live, "cp", f"{place}:{special}", str(tmp_path / "got"))
+    assert (done.returncode, b"a pipe, a socket or a device" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "got").exists()
+
+
+def test_a_file_of_the_kernel_is_whole(live: Live, place: str, tmp_path: Path) -> None:
+    if place == "cp-container":
+        done = quilt(live, "cp", f"{place}:/proc/version", str(tmp_path / "got"))
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "got").read_bytes() == Path("/proc/version").read_bytes()

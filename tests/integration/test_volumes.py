@@ -47,6 +47,8 @@ def test_a_file_goes_up_and_down_whole_and_in_part(live: Live, volume: Callable[
     assert read(live, name, "a").code == "INVALID_VALUE"
     assert read(live, name, "nix").code == "FILE_NOT_FOUND"
     assert put(live, name, "a", b"").code == "INVALID_VALUE", "a folder is not replaced by a file"
+    for below in (put(live, name, "a/b/c.bin/under", b""), live.ask("GET", f"/api/volumes/{name}/ls?path=a/b/c.bin")):
+        assert below.code == "INVALID_VALUE" and "a file lies where a folder is needed" in below.json()["error"]
     assert live.ask("DELETE", f"/api/volumes/{name}/files/a").code == "INVALID_VALUE"
     assert live.ask("DELETE", f"/api/volumes/{name}/files/a?recursive=true").status == 204
     assert names(live, name) == []
