@@ -1,13 +1,15 @@
-"""The commands of the README and of the pages on containers and commands, run as a newcomer runs them: a real platform,
-an own home.
+"""The commands of the README and of the pages on containers, commands, volumes, networks and the HTTP API, run as a
+newcomer runs them: a real platform, an own home.
 
 Not here: set-up itself, which made the Python that runs this test (blocks marked `by hand`). Takes root.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import socket
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +72,8 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@pytest.fixture
-def home() -> Iterator[Home]:
+@contextmanager
+def newcomer() -> Iterator[Home]:
     # Not pytest's own folder: the node's user must be able to enter.
     folder = Path(tempfile.mkdtemp(prefix="quilt-readme-", dir="/var/tmp"))
     folder.chmod(0o755)
@@ -87,6 +90,23 @@ def home() -> Iterator[Home]:
     finally:
         home.run("quilt down || true")
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    with newcomer() as home:
+        yield home
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Home]:
+    """With a platform that is up, its address and key in the environment, for the pages that begin so."""
+    with newcomer() as home:
+        url = f"http://127.0.0.1:{home.environment['QUILT_PORT']}"
+        home.environment |= {"QUILT_URL": url, "QUILT_API_KEY": f"quilt_sk_{secrets.token_hex(16)}"}
+        done = home.run("quilt up --detach")
+        assert done.returncode == 0, done.stdout
+        yield home
 
 
 def script(page: str) -> str:
@@ -131,8 +151,11 @@ def test_the_page_of_containers_runs(home: Home) -> None:
     done = home.run(script("docs/how-to/containers.md"))
     said = done.stdout
     assert done.returncode == 0, said
-    for words in ("hello from box", "count 3", "kept", "mine", "42"):
-        assert re.search(f"^.*{words}$", said, re.MULTILINE), said
+    for words in (
+        "hello from box", "count 3", "kept", "mine", "42", "resized poller", r"one +succeeded +ctr_\w+ .*",
+        r".* container_update container_id=ctr_\w+ name=\w+ state=running .*",
+    ):  # fmt: skip
+        assert re.search(f"^.*{words}$", said, re.MULTILINE), (words, said)
 
 
 def test_the_page_of_commands_runs(home: Home) -> None:
@@ -147,6 +170,49 @@ def test_the_page_of_commands_runs(home: Home) -> None:
         r'\{.*"stdout":"by HTTP\\n".*\}', r'\{"type":"exit","code":0,"exit_reason":"exited".*\}',
     ):  # fmt: skip
         assert re.search(f"^{words}\r?$", said, re.MULTILINE), (words, said)
+
+
+def test_the_page_of_volumes_runs(up: Home) -> None:
+    done = up.run(script("docs/how-to/volumes.md"))
+    said = done.stdout
+    assert done.returncode == 0, said
+    for words in (
+        "models", r"644 +3893 .* numbers\.txt", "weights", "it can only be read", "trained",
+        r'\{"path":"v2/numbers\.txt","size":3893\}1000', r'\{"path":"v3","entries":2,"bytes":3901\}(a|numbers)\.txt',
+        r'.*"attached_to": \["container:trainer", "function:predict"\].*', "exit code 6", "deleted models",
+    ):  # fmt: skip
+        assert re.search(f"^{words}$", said, re.MULTILINE), (words, said)
+
+
+def test_the_page_of_networks_runs(up: Home) -> None:
+    done = up.run(script("docs/how-to/networks-and-services.md"))
+    said = done.stdout
+    assert done.returncode == 0, said
+    assert len(re.findall(r"^HTTP/1.0 200 OK\r?$", said, re.MULTILINE)) == 3, said
+    for words in (
+        r"web +web\.quilt\.internal +[\d.]+", "exit code 6",
+        r"dns +ok .*", r"egress +– +switched off.*", "200 with the token", "200 with the header", "401 without",
+        "503 while nothing listens", "HTTP/1.1 200 OK", "404 afterwards",
+    ):  # fmt: skip
+        assert re.search(f"^{words}\r?$", said, re.MULTILINE), (words, said)
+
+
+def test_the_page_of_the_api_runs(up: Home) -> None:
+    page = script("docs/how-to/use-the-http-api.md")
+    for placeholder, name in (("http://127.0.0.1:8420", "QUILT_URL"), ("quilt_sk_…", "QUILT_API_KEY")):
+        assert page.count(f"export {name}={placeholder}\n") == 1
+        page = page.replace(f"{name}={placeholder}", f"{name}={up.environment[name]}")
+    ask = 'curl -sS "$QUILT_URL/api/containers/batch" -H "X-Api-Key: $QUILT_API_KEY"'
+    begun = up.run(f"""{ask} -d '{{"items": [{{"name": "asked-for"}}]}}'""")
+    operation = json.loads(begun.stdout)["operation_id"]
+    done = up.run(f"operation_id={operation}\n{page}")
+    said = done.stdout
+    assert done.returncode == 0, said
+    for words in (
+        r'\{.*"version":.*\}.*', "# containers.*", r"## .*", r".*curl .*/api/containers.*", r'.*"healthy":true.*',
+        rf'.*"operation_id":"{operation}".*"status":"succeeded".*',
+    ):  # fmt: skip
+        assert re.search(f"^{words}$", said, re.MULTILINE), (words, said)
 
 
 def test_the_agents_example_leaves_no_container(home: Home) -> None:
