@@ -280,7 +280,10 @@ def test_archives_in_and_out_of_a_container(live: Live, volume: Callable[..., st
             ended = live.ok("GET", f"{begun['status_url']}?wait_s=20")
             assert (ended["status"], ended["reason_code"]) == ("failed", "INVALID_VALUE"), (what, ended)
         assert not Path("/etc/quilt-x").exists()
-        assert live.ask("GET", f"{address}/archive?path=/nix").code == "FILE_NOT_FOUND"
+        absent, above = (live.ask("GET", f"{address}/archive?path={path}") for path in ("/nix", "/../../etc"))
+        assert (absent.code, absent.json()["error"]) == ("FILE_NOT_FOUND", "'/nix' is not there")
+        assert above.code == "INVALID_VALUE" and "'/../../etc'" in above.json()["error"]
+        assert "volume" not in above.json()["error"]
         live.ok("POST", f"{address}/stop", {"timeout_s": 0})
         assert live.ask("GET", f"{address}/archive?path=/srv").code == "CONTAINER_NOT_RUNNING"
         assert live.ask("POST", f"{address}/archive?path=/srv", entries).code == "CONTAINER_NOT_RUNNING"
