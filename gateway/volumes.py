@@ -13,7 +13,7 @@ from email.utils import formatdate
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway import body, examples, health, pages
+from gateway import body, examples, file_paths, health, pages
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.operations import accepted
@@ -73,10 +73,8 @@ async def delete(ask: Ask) -> web.StreamResponse:
 
 async def ls(ask: Ask) -> web.StreamResponse:
     query = ask.request.query
-    limit = ask.number("limit", PAGE_DEFAULT, PAGE_MAX)
-    return answer(
-        await ask.platform.volumes.ls(ask.tenant_id, ask.path("name"), place(ask), limit, query.get("cursor"))
-    )
+    limit, place = ask.number("limit", PAGE_DEFAULT, PAGE_MAX), file_paths.of_query(ask)
+    return answer(await ask.platform.volumes.ls(ask.tenant_id, ask.path("name"), place, limit, query.get("cursor")))
 
 
 async def write(ask: Ask) -> web.StreamResponse:
@@ -98,10 +96,11 @@ async def put(ask: Ask) -> web.StreamResponse:
         mode = None if text is None else int(str(mode_bits(text)))
     except ValueError:
         raise invalid_field("mode", 'an octal text such as "644"', text) from None
-    return await _written(ask, ask.path("path"), raw(ask), mode, 201)
+    return await _written(ask, file_paths.of_route(ask), raw(ask), mode, 201)
 
 
 async def _written(ask: Ask, path: str, content: AsyncIterator[bytes], mode: int | None, status: int) -> web.Response:
+    path = file_paths.of_file(path)
     size = await ask.platform.volumes.write(ask.tenant_id, ask.path("name"), path, content, mode)
     return answer(FileWritten(path=path, size=size), status)
 
@@ -117,7 +116,7 @@ async def raw(ask: Ask) -> AsyncIterator[bytes]:
 
 
 async def download(ask: Ask) -> web.StreamResponse:
-    file = await ask.platform.volumes.open(ask.tenant_id, ask.path("name"), ask.path("path"))
+    file = await ask.platform.volumes.open(ask.tenant_id, ask.path("name"), file_paths.of_route(ask))
     try:
         start, end = byte_range(ask.request.headers.get("Range"), file.size) or (0, file.size)
         headers = CIMultiDict(
@@ -159,7 +158,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 async def remove(ask: Ask) -> web.StreamResponse:
     await ask.platform.volumes.remove(
-        ask.tenant_id, ask.path("name"), ask.path("path"), recursive=ask.flag("recursive")
+        ask.tenant_id, ask.path("name"), file_paths.of_route(ask), recursive=ask.flag("recursive")
     )
     return web.Response(status=204)
 
@@ -168,13 +167,15 @@ async def remove(ask: Ask) -> web.StreamResponse:
 
 
 async def unpack(ask: Ask) -> web.StreamResponse:
-    done = await ask.platform.volumes.unpack(ask.tenant_id, ask.path("name"), place(ask), strip(ask), raw(ask))
+    place = file_paths.text(file_paths.of_query(ask))
+    done = await ask.platform.volumes.unpack(ask.tenant_id, ask.path("name"), place, strip(ask), raw(ask))
     return answer(done)
 
 
 async def pack(ask: Ask) -> web.StreamResponse:
     zipped = gzipped(ask)
-    pieces = await ask.platform.volumes.pack(ask.tenant_id, ask.path("name"), place(ask), zipped=zipped)
+    place = file_paths.of_query(ask)
+    pieces = await ask.platform.volumes.pack(ask.tenant_id, ask.path("name"), place, zipped=zipped)
     headers = CIMultiDict({"Content-Type": TAR_GZ if zipped else TAR, "X-Request-Id": ask.request_id})
     return await stream(ask.request, 200, headers, b"", pieces)
 
@@ -195,13 +196,9 @@ def gzipped(ask: Ask) -> bool:
     return text == "tar.gz"
 
 
-def place(ask: Ask) -> str:
-    """`path` of the query; "." where it is absent."""
-    return ask.request.query.get("path") or "."
-
-
 VOLUME = "/api/volumes/{name}"
-FILE = VOLUME + "/files/{path:.+}"
+FILE = VOLUME + "/files/{path:(?s:.+)}"
+"""Names may have newlines in them."""
 PATH = Query("path", "a path from the volume's top; the top itself where it is absent")
 CONCERN = Concern(
     "volumes",
@@ -241,6 +238,7 @@ CONCERN = Concern(
     examples=examples.VOLUMES,
     rules=(
         "Paths are relative to the volume's top; `..` is refused, and links are followed within the volume only.",
+        "Names that are not UTF-8 are listed with `\\xNN` for such a byte, and read and removed as %NN; none are made.",
         "A file takes its place in one step when it is whole and on disk; an upload that ends early changes nothing.",
         "An archive is unpacked as a whole or not at all: entries take their places when all of it is read and valid.",
         "Names of `.quilt-` and 20 hexadecimal digits are the platform's own: they are not shown, and may be removed.",

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fakeredis
 import pytest
@@ -296,3 +297,38 @@ async def test_a_function_holds_its_volumes(node: Node) -> None:
     assert (refused.status, refused.json["error_code"]) == (409, "VOLUME_ATTACHED")
     unknown = await node.http("POST", "/api/functions", json=spec | {"name": "g", "volumes": ["nix:/data"]})
     assert unknown.json["error_code"] == "VOLUME_NOT_FOUND"
+
+
+async def test_a_name_may_have_newlines_in_it(node: Node) -> None:
+    await create(node, "files")  # which is also what the path has before the file's
+    for path in ("n%0Al", "files/a%0A%0Ab"):
+        assert (await node.http("PUT", f"/api/volumes/files/files/{path}", data=b"x")).status == 201
+        assert (await node.http("GET", f"/api/volumes/files/files/{path}")).body == b"x"
+    (files,) = node.runtime.volumes.volumes.values()
+    assert sorted(files) == ["files/a\n\nb", "n\nl"]
+    assert (await node.http("DELETE", "/api/volumes/files/files/n%0Al")).status == 204
+
+
+async def test_names_that_are_no_text_are_read_and_removed_but_not_made(node: Node) -> None:
+    await create(node, "data")
+    (files,) = node.runtime.volumes.volumes.values()
+    files["\udcff/\udce4"] = b"latin"
+    assert (await node.http("GET", "/api/volumes/data/files/%FF/%E4")).body == b"latin"
+    assert (await node.http("GET", "/api/volumes/data/files/%25FF/%25E4")).code == "FILE_NOT_FOUND"
+    assert (await node.http("GET", "/api/volumes/data/ls?path=%FF")).json["path"] == "\\xff"
+    assert (await node.http("DELETE", "/api/volumes/data/files/%FF/%E4")).status == 204
+    for method, path in (("PUT", "files/%FF"), ("POST", "archive?path=%FF")):
+        refused = await node.http(method, f"/api/volumes/data/{path}", data=b"x")
+        assert refused.code == "INVALID_VALUE" and "UTF-8" in refused.json["error"]
+        assert refused.json["details"]["fields"][0]["got"] == "\\xff"
+    assert files == {}
+
+
+async def test_a_path_with_a_slash_at_its_end_makes_no_file(node: Node) -> None:
+    await create(node, "data")
+    for path in ("dir/", "dir/.", "a//"):
+        assert (await node.http("PUT", f"/api/volumes/data/files/{quote(path)}", data=b"x")).code == "INVALID_VALUE"
+        body = {"path": path, "content": ""}
+        assert (await node.http("POST", "/api/volumes/data/files", json=body)).code == "INVALID_VALUE"
+    (files,) = node.runtime.volumes.volumes.values()
+    assert files == {}
