@@ -32,13 +32,16 @@ from quilt_fn.model.volume import (
     VolumeRename,
     mode_bits,
 )
+from runtime.volumes.api import OpenFile
 
 RAW_LIMIT_BYTES = 1 << 40
 """Of raw bodies, which are never held in memory, so QUILT_MAX_BODY_MB does not count for them."""
 STRIP_MAX = 200
 PAGE_DEFAULT, PAGE_MAX = 100, 200
 TAR, TAR_GZ = "application/x-tar", "application/gzip"
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)", re.IGNORECASE)
+DIGITS_MAX = 20
+"""Of a byte's number: beyond is beyond every file."""
 
 
 async def create(ask: Ask) -> web.StreamResponse:
@@ -119,22 +122,33 @@ async def download(ask: Ask) -> web.StreamResponse:
     file = await ask.platform.volumes.open(ask.tenant_id, ask.path("name"), file_paths.of_route(ask))
     try:
         start, end = byte_range(ask.request.headers.get("Range"), file.size) or (0, file.size)
-        headers = CIMultiDict(
-            {
-                "Content-Type": OCTETS,
-                "Content-Length": str(end - start),
-                "Accept-Ranges": "bytes",
-                "Last-Modified": formatdate(file.modified_at, usegmt=True),
-                "X-Quilt-File-Mode": f"{file.mode:o}",
-                "X-Request-Id": ask.request_id,
-            }
-        )
+        headers = _headers(ask, file) | {"Content-Length": str(end - start)}
         partial = (start, end) != (0, file.size)
         if partial:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
-        return await stream(ask.request, 206 if partial else 200, headers, b"", file.read(start, end))
+        status = 206 if partial else 200
+        return await stream(ask.request, status, CIMultiDict(headers), b"", file.read(start, end))
     finally:
         file.close()
+
+
+async def head(ask: Ask) -> web.StreamResponse:
+    """Of the whole file: a Range is for GET alone (RFC 9110, 14.2)."""
+    file = await ask.platform.volumes.open(ask.tenant_id, ask.path("name"), file_paths.of_route(ask))
+    try:
+        return web.Response(headers=_headers(ask, file) | {"Content-Length": str(file.size)})
+    finally:
+        file.close()
+
+
+def _headers(ask: Ask, file: OpenFile) -> dict[str, str]:
+    return {
+        "Content-Type": OCTETS,
+        "Accept-Ranges": "bytes",
+        "Last-Modified": formatdate(file.modified_at, usegmt=True),
+        "X-Quilt-File-Mode": f"{file.mode:o}",
+        "X-Request-Id": ask.request_id,
+    }
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -142,18 +156,24 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     units). Raises RangeNotSatisfiable.
     """
     found = _RANGE.fullmatch((header or "").strip())
-    if found is None or (not found[1] and not found[2]) or max(len(found[1]), len(found[2])) > 20:
+    if found is None or (not found[1] and not found[2]):
         return None
-    if found[1]:
-        start = int(found[1])
-        end = min(int(found[2]) + 1, size) if found[2] else size
-        if found[2] and int(found[2]) < start:
-            return None
+    first, last = (_position(digits) if digits else None for digits in found.groups())
+    if first is None:
+        start, end = max(0, size - (last or 0)), size
+    elif last is not None and last < first:
+        return None
     else:
-        start, end = max(0, size - int(found[2])), size
+        start, end = first, size if last is None else min(last + 1, size)
     if start >= end:
         raise RangeNotSatisfiable(f"the file has {size} bytes", details={"size": size})
     return start, end
+
+
+def _position(digits: str) -> int:
+    """The number, or another one that is beyond every file too."""
+    plain = digits.lstrip("0")
+    return int(plain or "0") if len(plain) <= DIGITS_MAX else 10**DIGITS_MAX
 
 
 async def remove(ask: Ask) -> web.StreamResponse:
@@ -225,6 +245,7 @@ CONCERN = Concern(
               query=(Query("mode", "octal, such as 644"),)),
         Route("GET", FILE, download, "raw bytes; `Range` gives 206", answers=OCTETS, also=(206,),
               headers=(Query("Range", "`bytes=a-b`, `a-` or `-n`"),)),
+        Route("HEAD", FILE, head, "the headers of GET, with the whole file's Content-Length", answers=OCTETS),
         Route("DELETE", FILE, remove, "204 for a file, a link or an empty folder", status=204,
               query=(Query("recursive", "a folder with all that is in it", "boolean"),)),
         Route("POST", VOLUME + "/archive", unpack,

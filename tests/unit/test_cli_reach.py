@@ -14,6 +14,7 @@ FOR_PROGRAMS = {
     "GET /openapi.json", "GET /docs",  # a browser and generators of clients
     "GET /ws/terminal/attach", "GET /terminal/{session_id}", "GET /terminal/assets/{name}",  # the terminal's page
     "POST /api/terminal/sessions/{session_id}/resize",  # who shows a session; `shell` does it on its socket
+    "HEAD /api/volumes/{name}/files/{path:(?s:.+)}",  # clients that fetch a file in parts ask first
 }  # fmt: skip
 COMMANDS = {
     "/health": "status",

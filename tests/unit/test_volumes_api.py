@@ -47,16 +47,18 @@ def test_other_modes_are_refused(given: object) -> None:
     [
         (None, None), ("bytes=0-0", (0, 1)), ("bytes=5-", (5, 10)), ("bytes=-3", (7, 10)), ("bytes=-99", (0, 10)),
         ("bytes=2-99", (2, 10)), ("bytes=0-1,4-5", None), ("items=0-1", None), ("bytes=5-2", None), ("bytes=-", None),
+        ("BYTES=0-0", (0, 1)), (f"bytes={'0' * 30}5-", (5, 10)), (f"bytes=5-{'9' * 30}", (5, 10)),
+        (f"bytes=-{'9' * 5000}", (0, 10)), ("bytes=٣-", None),
     ],
 )  # fmt: skip
 def test_ranges(header: str | None, wanted: tuple[int, int] | None) -> None:
     assert byte_range(header, 10) == wanted
 
 
-@pytest.mark.parametrize("header", ["bytes=10-", "bytes=-0", "bytes=99-100"])
-def test_ranges_beyond_the_file(header: str) -> None:
+@pytest.mark.parametrize("first", ["10-", "-0", "99-100", "9" * 21 + "-", "9" * 5000 + "-"])
+def test_ranges_beyond_the_file(first: str) -> None:
     with pytest.raises(RangeNotSatisfiable):
-        byte_range(header, 10)
+        byte_range(f"bytes={first}", 10)
 
 
 def test_attachments_are_taken_apart() -> None:
@@ -194,6 +196,12 @@ async def test_files_up_down_and_in_part(node: Node) -> None:
     assert (part.status, part.body, part.headers["Content-Range"]) == (206, b"ell", "bytes 1-3/5")
     beyond = await node.http("GET", "/api/volumes/data/files/a.txt", headers={"Range": "bytes=9-"})
     assert (beyond.status, beyond.headers["Content-Range"]) == (416, "bytes */5")
+    first = await node.http("HEAD", "/api/volumes/data/files/a.txt", headers={"Range": "bytes=1-3"})
+    assert (first.status, first.body, first.headers["Content-Length"]) == (200, b"", "5")
+    for header in ("Accept-Ranges", "Last-Modified", "Content-Type", "X-Quilt-File-Mode"):
+        assert first.headers[header] == whole.headers[header]
+    absent = await node.http("HEAD", "/api/volumes/data/files/none")
+    assert (absent.status, absent.body) == (404, b"")
     assert all(file.closed for file in node.runtime.volumes.opened)
     wrong = await node.http("POST", "/api/volumes/data/files", json={"path": "a", "content": "?"})
     assert wrong.status == 422
