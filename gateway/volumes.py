@@ -259,7 +259,8 @@ CONCERN = Concern(
     examples=examples.VOLUMES,
     rules=(
         "Paths are relative to the volume's top; `..` is refused, and links are followed within the volume only.",
-        "Names that are not UTF-8 are listed with `\\xNN` for such a byte, and read and removed as %NN; none are made.",
+        "Names that are not UTF-8 come from archives and containers alone. They are listed with `\\xNN` for such a "
+        "byte, and read and removed as %NN.",
         "A file takes its place in one step when it is whole and on disk; an upload that ends early changes nothing.",
         "An archive is unpacked as a whole or not at all: entries take their places when all of it is read and valid.",
         "Names of `.quilt-` and 20 hexadecimal digits are the platform's own: they are not shown, and may be removed.",

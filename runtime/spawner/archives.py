@@ -206,8 +206,8 @@ def pack(top: files.Top, out: int, path: str, zipped: bool) -> dict[str, int]:
     """Write what is at `path` as tar (tar.gz) to the descriptor `out`: {entries}.
 
     A folder gives its contents, a file itself. Of a folder, pipes, sockets and devices are left out, and what is
-    mounted in it; one of them that `path` names is refused. A file that shrinks meanwhile, or can't be read, fails the
-    whole; what comes after a file's first size is not in.
+    mounted in it; one of them that `path` names is refused. A large file that shrinks meanwhile, and any that can't be
+    read, fails the whole; what comes after a file's first size is not in.
     """
     done = {"entries": 0}
     walked = files.walk(top, path)
