@@ -8,11 +8,12 @@ from __future__ import annotations
 from aiohttp import web
 from multidict import CIMultiDict
 
+from gateway import file_paths
 from gateway.context import Ask
 from gateway.operations import accepted
 from gateway.responses import stream
 from gateway.route import Query, Route
-from gateway.volumes import TAR, TAR_GZ, gzipped, place, raw, strip
+from gateway.volumes import TAR, TAR_GZ, gzipped, raw, strip
 from quilt_fn.model.operation import Accepted
 
 ARCHIVE = "/api/containers/{container_id}/archive"
@@ -21,14 +22,16 @@ PATH = Query("path", "a path in the container; its root where it is absent")
 
 async def unpack(ask: Ask) -> web.StreamResponse:
     container_id = ask.path("container_id")
-    record = await ask.platform.container_archives.unpack(ask.tenant_id, container_id, place(ask), strip(ask), raw(ask))
+    place = file_paths.text(file_paths.of_query(ask))
+    record = await ask.platform.container_archives.unpack(ask.tenant_id, container_id, place, strip(ask), raw(ask))
     return accepted(record)
 
 
 async def pack(ask: Ask) -> web.StreamResponse:
     zipped = gzipped(ask)
     container_id = ask.path("container_id")
-    pieces = await ask.platform.container_archives.pack(ask.tenant_id, container_id, place(ask), zipped=zipped)
+    place = file_paths.of_query(ask)
+    pieces = await ask.platform.container_archives.pack(ask.tenant_id, container_id, place, zipped=zipped)
     headers = CIMultiDict({"Content-Type": TAR_GZ if zipped else TAR, "X-Request-Id": ask.request_id})
     return await stream(ask.request, 200, headers, b"", pieces)
 

@@ -59,7 +59,7 @@ class Route:
 
     @property
     def shown_path(self) -> str:
-        """The path without what the router needs: `{path}` for `{path:.+}`."""
+        """The path without what the router needs: `{path}` for `{path:(?s:.+)}`."""
         return re.sub(r"\{(\w+):[^}]*\}", r"{\1}", self.path)
 
     @property

@@ -13,7 +13,7 @@ from email.utils import formatdate
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway import body, examples, health, pages
+from gateway import body, examples, file_paths, health, pages
 from gateway.context import Ask, answer
 from gateway.errors import invalid_field
 from gateway.operations import accepted
@@ -32,13 +32,16 @@ from quilt_fn.model.volume import (
     VolumeRename,
     mode_bits,
 )
+from runtime.volumes.api import OpenFile
 
 RAW_LIMIT_BYTES = 1 << 40
 """Of raw bodies, which are never held in memory, so QUILT_MAX_BODY_MB does not count for them."""
 STRIP_MAX = 200
 PAGE_DEFAULT, PAGE_MAX = 100, 200
 TAR, TAR_GZ = "application/x-tar", "application/gzip"
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)", re.IGNORECASE)
+DIGITS_MAX = 20
+"""Of a byte's number: beyond is beyond every file."""
 
 
 async def create(ask: Ask) -> web.StreamResponse:
@@ -73,10 +76,8 @@ async def delete(ask: Ask) -> web.StreamResponse:
 
 async def ls(ask: Ask) -> web.StreamResponse:
     query = ask.request.query
-    limit = ask.number("limit", PAGE_DEFAULT, PAGE_MAX)
-    return answer(
-        await ask.platform.volumes.ls(ask.tenant_id, ask.path("name"), place(ask), limit, query.get("cursor"))
-    )
+    limit, place = ask.number("limit", PAGE_DEFAULT, PAGE_MAX), file_paths.of_query(ask)
+    return answer(await ask.platform.volumes.ls(ask.tenant_id, ask.path("name"), place, limit, query.get("cursor")))
 
 
 async def write(ask: Ask) -> web.StreamResponse:
@@ -98,10 +99,11 @@ async def put(ask: Ask) -> web.StreamResponse:
         mode = None if text is None else int(str(mode_bits(text)))
     except ValueError:
         raise invalid_field("mode", 'an octal text such as "644"', text) from None
-    return await _written(ask, ask.path("path"), raw(ask), mode, 201)
+    return await _written(ask, file_paths.of_route(ask), raw(ask), mode, 201)
 
 
 async def _written(ask: Ask, path: str, content: AsyncIterator[bytes], mode: int | None, status: int) -> web.Response:
+    path = file_paths.of_file(path)
     size = await ask.platform.volumes.write(ask.tenant_id, ask.path("name"), path, content, mode)
     return answer(FileWritten(path=path, size=size), status)
 
@@ -117,25 +119,36 @@ async def raw(ask: Ask) -> AsyncIterator[bytes]:
 
 
 async def download(ask: Ask) -> web.StreamResponse:
-    file = await ask.platform.volumes.open(ask.tenant_id, ask.path("name"), ask.path("path"))
+    file = await ask.platform.volumes.open(ask.tenant_id, ask.path("name"), file_paths.of_route(ask))
     try:
         start, end = byte_range(ask.request.headers.get("Range"), file.size) or (0, file.size)
-        headers = CIMultiDict(
-            {
-                "Content-Type": OCTETS,
-                "Content-Length": str(end - start),
-                "Accept-Ranges": "bytes",
-                "Last-Modified": formatdate(file.modified_at, usegmt=True),
-                "X-Quilt-File-Mode": f"{file.mode:o}",
-                "X-Request-Id": ask.request_id,
-            }
-        )
+        headers = _headers(ask, file) | {"Content-Length": str(end - start)}
         partial = (start, end) != (0, file.size)
         if partial:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
-        return await stream(ask.request, 206 if partial else 200, headers, b"", file.read(start, end))
+        status = 206 if partial else 200
+        return await stream(ask.request, status, CIMultiDict(headers), b"", file.read(start, end))
     finally:
         file.close()
+
+
+async def head(ask: Ask) -> web.StreamResponse:
+    """Of the whole file: a Range is for GET alone (RFC 9110, 14.2)."""
+    file = await ask.platform.volumes.open(ask.tenant_id, ask.path("name"), file_paths.of_route(ask))
+    try:
+        return web.Response(headers=_headers(ask, file) | {"Content-Length": str(file.size)})
+    finally:
+        file.close()
+
+
+def _headers(ask: Ask, file: OpenFile) -> dict[str, str]:
+    return {
+        "Content-Type": OCTETS,
+        "Accept-Ranges": "bytes",
+        "Last-Modified": formatdate(file.modified_at, usegmt=True),
+        "X-Quilt-File-Mode": f"{file.mode:o}",
+        "X-Request-Id": ask.request_id,
+    }
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -143,23 +156,29 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     units). Raises RangeNotSatisfiable.
     """
     found = _RANGE.fullmatch((header or "").strip())
-    if found is None or (not found[1] and not found[2]) or max(len(found[1]), len(found[2])) > 20:
+    if found is None or (not found[1] and not found[2]):
         return None
-    if found[1]:
-        start = int(found[1])
-        end = min(int(found[2]) + 1, size) if found[2] else size
-        if found[2] and int(found[2]) < start:
-            return None
+    first, last = (_position(digits) if digits else None for digits in found.groups())
+    if first is None:
+        start, end = max(0, size - (last or 0)), size
+    elif last is not None and last < first:
+        return None
     else:
-        start, end = max(0, size - int(found[2])), size
+        start, end = first, size if last is None else min(last + 1, size)
     if start >= end:
         raise RangeNotSatisfiable(f"the file has {size} bytes", details={"size": size})
     return start, end
 
 
+def _position(digits: str) -> int:
+    """The number, or another one that is beyond every file too."""
+    plain = digits.lstrip("0")
+    return int(plain or "0") if len(plain) <= DIGITS_MAX else 10**DIGITS_MAX
+
+
 async def remove(ask: Ask) -> web.StreamResponse:
     await ask.platform.volumes.remove(
-        ask.tenant_id, ask.path("name"), ask.path("path"), recursive=ask.flag("recursive")
+        ask.tenant_id, ask.path("name"), file_paths.of_route(ask), recursive=ask.flag("recursive")
     )
     return web.Response(status=204)
 
@@ -168,13 +187,15 @@ async def remove(ask: Ask) -> web.StreamResponse:
 
 
 async def unpack(ask: Ask) -> web.StreamResponse:
-    done = await ask.platform.volumes.unpack(ask.tenant_id, ask.path("name"), place(ask), strip(ask), raw(ask))
+    place = file_paths.text(file_paths.of_query(ask))
+    done = await ask.platform.volumes.unpack(ask.tenant_id, ask.path("name"), place, strip(ask), raw(ask))
     return answer(done)
 
 
 async def pack(ask: Ask) -> web.StreamResponse:
     zipped = gzipped(ask)
-    pieces = await ask.platform.volumes.pack(ask.tenant_id, ask.path("name"), place(ask), zipped=zipped)
+    place = file_paths.of_query(ask)
+    pieces = await ask.platform.volumes.pack(ask.tenant_id, ask.path("name"), place, zipped=zipped)
     headers = CIMultiDict({"Content-Type": TAR_GZ if zipped else TAR, "X-Request-Id": ask.request_id})
     return await stream(ask.request, 200, headers, b"", pieces)
 
@@ -195,13 +216,9 @@ def gzipped(ask: Ask) -> bool:
     return text == "tar.gz"
 
 
-def place(ask: Ask) -> str:
-    """`path` of the query; "." where it is absent."""
-    return ask.request.query.get("path") or "."
-
-
 VOLUME = "/api/volumes/{name}"
-FILE = VOLUME + "/files/{path:.+}"
+FILE = VOLUME + "/files/{path:(?s:.+)}"
+"""Names may have newlines in them."""
 PATH = Query("path", "a path from the volume's top; the top itself where it is absent")
 CONCERN = Concern(
     "volumes",
@@ -228,6 +245,7 @@ CONCERN = Concern(
               query=(Query("mode", "octal, such as 644"),)),
         Route("GET", FILE, download, "raw bytes; `Range` gives 206", answers=OCTETS, also=(206,),
               headers=(Query("Range", "`bytes=a-b`, `a-` or `-n`"),)),
+        Route("HEAD", FILE, head, "the headers of GET, with the whole file's Content-Length", answers=OCTETS),
         Route("DELETE", FILE, remove, "204 for a file, a link or an empty folder", status=204,
               query=(Query("recursive", "a folder with all that is in it", "boolean"),)),
         Route("POST", VOLUME + "/archive", unpack,
@@ -241,6 +259,8 @@ CONCERN = Concern(
     examples=examples.VOLUMES,
     rules=(
         "Paths are relative to the volume's top; `..` is refused, and links are followed within the volume only.",
+        "Names that are not UTF-8 come from archives and containers alone. They are listed with `\\xNN` for such a "
+        "byte, and read and removed as %NN.",
         "A file takes its place in one step when it is whole and on disk; an upload that ends early changes nothing.",
         "An archive is unpacked as a whole or not at all: entries take their places when all of it is read and valid.",
         "Names of `.quilt-` and 20 hexadecimal digits are the platform's own: they are not shown, and may be removed.",

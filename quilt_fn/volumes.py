@@ -175,7 +175,7 @@ class Files:
             await reply.read()
 
     def _at(self, path: str) -> str:
-        return f"{_at(self._volume, 'files')}/{quote(path)}"
+        return f"{_at(self._volume, 'files')}/{quote(path, errors='surrogateescape')}"
 
 
 def _at(name: str, *more: str) -> str:

@@ -48,7 +48,7 @@ class ContainerArchives:
         async def work(report: Report) -> dict[str, Any]:
             try:
                 report(None, "unpacking")
-                entries, size = await self._runtime.unpack(container_id, _inside(path), strip, read())
+                entries, size = await self._runtime.unpack(container_id, path, strip, read())
                 return {"path": path, "entries": entries, "bytes": size}
             finally:
                 taken.set()
@@ -73,10 +73,5 @@ class ContainerArchives:
     async def pack(self, tenant_id: str, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
         """Raises ContainerNotFound, ContainerNotRunning, FileNotThere, QuotaExceeded before it returns."""
         self._containers.running(tenant_id, container_id)
-        pieces = self._runtime.pack(container_id, _inside(path), zipped=zipped)
+        pieces = self._runtime.pack(container_id, path, zipped=zipped)
         return await streams.first(self._archives.around(tenant_id, pieces))
-
-
-def _inside(path: str) -> str:
-    """A path in a container as one from its root."""
-    return path.lstrip("/") or "."

@@ -187,7 +187,7 @@ class Volumes:
         after = _name_of(cursor) if cursor else ""
         found, more = await self._store.list(tenant_id, entry.volume_id, path, after, limit)
         return Listing(
-            path=path,
+            path=_shown(path),
             entries=[_file_entry(dict(each)) for each in found],
             next_cursor=_cursor_of(str(found[-1]["name"])) if more and found else None,
         )

@@ -175,6 +175,6 @@ class Steps:
             return
         if step.done:
             took = f"{step.ms:>9,.1f} ms" if step.ms is not None else " " * 12
-            click.echo(f"  {step.stage:<9}{took}  {step.text}".rstrip(), err=True)
+            click.echo(f"  {step.stage:<9}{took}  {escapes.line(step.text)}".rstrip(), err=True)
         elif self._status is not None:
-            self._status.update(f"{step.stage}: {step.text}".replace("[", "\\["))
+            self._status.update(f"{step.stage}: {escapes.line(step.text)}".replace("[", "\\["))

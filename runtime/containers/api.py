@@ -217,7 +217,10 @@ class Containers(Protocol):
         ...
 
     async def unpack(self, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]) -> tuple[int, int]:
-        """Unpack a tar or tar.gz below `path` of one that runs: (entries, bytes). As runtime.volumes.api says."""
+        """Unpack a tar or tar.gz below `path` of one that runs: (entries, bytes). As runtime.volumes.api says.
+
+        `path` as it was given: it is taken from the root, with a slash before it or without.
+        """
         ...
 
     def pack(self, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:

@@ -150,7 +150,8 @@ class _Unpacking:
             try:
                 self._entry(tar, bounded, member, name)
             except OSError as error:
-                raise files.told(error, f"entry {member.name!r} of the archive") from None
+                what = f"entry {member.name!r} of the archive"
+                raise files.told(error, what, str(self.below / name), self.top.noun) from None
             self.done["entries"] += 1
             self.done["bytes"] += member.size if member.isreg() else 0
             bounded.header()
@@ -205,14 +206,14 @@ def pack(top: files.Top, out: int, path: str, zipped: bool) -> dict[str, int]:
     """Write what is at `path` as tar (tar.gz) to the descriptor `out`: {entries}.
 
     A folder gives its contents, a file itself. Of a folder, pipes, sockets and devices are left out, and what is
-    mounted in it; one of them that `path` names is refused. A file that shrinks meanwhile, or can't be read, fails the
-    whole; what comes after a file's first size is not in.
+    mounted in it; one of them that `path` names is refused. A large file that shrinks meanwhile, and any that can't be
+    read, fails the whole; what comes after a file's first size is not in.
     """
     done = {"entries": 0}
     walked = files.walk(top, path)
     first = next(walked, None)  # raises before anything was written, so that whoever asks is told
     if first is not None and first.named and not (stat.S_ISREG(mode := first.status.st_mode) or stat.S_ISLNK(mode)):
-        raise Refused(f"{path!r} is a pipe, a socket or a device: archives hold files, folders and links")
+        raise Refused(f"{top.shown(path)} is a pipe, a socket or a device: archives hold files, folders and links")
     with open(out, "wb", buffering=PIECE, closefd=False) as raw, contextlib.ExitStack() as stack:
         stream: IO[bytes] = raw
         if zipped:
@@ -223,19 +224,20 @@ def pack(top: files.Top, out: int, path: str, zipped: bool) -> dict[str, int]:
         )
         for found in itertools.chain(() if first is None else (first,), walked):
             tar.members.clear()  # type: ignore[attr-defined]
+            shown = top.shown(path if found.named else str(PurePosixPath(path, found.path)))
             try:
-                if _add(tar, found):
+                if _add(tar, found, shown):
                     done["entries"] += 1
                 elif found.named:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             except ProcessLookupError:  # a file of /proc whose process has ended
                 continue
             except OSError as error:
-                raise files.told(error, repr(found.path)) from None
+                raise files.told(error, shown, noun=top.noun) from None
     return done
 
 
-def _add(tar: tarfile.TarFile, found: files.Found) -> bool:
+def _add(tar: tarfile.TarFile, found: files.Found, shown: str) -> bool:
     """Whether it is of a kind that goes into an archive, and still there."""
     info = tarfile.TarInfo(found.path)
     mode = found.status.st_mode
@@ -258,14 +260,14 @@ def _add(tar: tarfile.TarFile, found: files.Found) -> bool:
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return False
-            info.size, content = _content(file, found.path)
+            info.size, content = _content(file, shown)
             tar.addfile(info, content)
     else:
         return False
     return True
 
 
-def _content(file: IO[bytes], path: str) -> tuple[int, IO[bytes]]:
+def _content(file: IO[bytes], shown: str) -> tuple[int, IO[bytes]]:
     """A file's size, and what to read that from.
 
     The kernel's own files (/proc, /sys) say 0 or 4096 whatever is in them: what says to be small is read to its end.
@@ -276,12 +278,12 @@ def _content(file: IO[bytes], path: str) -> tuple[int, IO[bytes]]:
         return size, file
     data = file.read(size or UNTOLD_LIMIT + 1)
     if data is None:  # a file of the kernel's that would block
-        raise Refused(f"{path!r} has nothing to read now")
+        raise Refused(f"{shown} has nothing to read now")
     if size == 0 and len(data) > UNTOLD_LIMIT:
         size = os.fstat(file.fileno()).st_size  # of one that was just being written
         if size < len(data):
             limit = f"{UNTOLD_LIMIT >> 20} MB"
-            raise Refused(f"{path!r} doesn't say how large it is, and has over {limit}: read it by a command")
+            raise Refused(f"{shown} doesn't say how large it is, and has over {limit}: read it by a command")
         file.seek(0)
         return size, file
     return len(data), io.BytesIO(data)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from runtime.spawner import archives, jail
@@ -14,7 +15,7 @@ from runtime.spawner import volume_files as files
 from runtime.spawner.context import Message
 from runtime.spawner.names import integer
 from runtime.spawner.protocol import Refused
-from runtime.spawner.volumes import pipes, told
+from runtime.spawner.volumes import pipes
 
 Work = Callable[[files.Top, str], dict[str, Any]]
 Namespaces = Mapping[str, int]
@@ -43,7 +44,7 @@ def pack(namespaces: Namespaces, message: Message, fds: list[int]) -> dict[str, 
 def _inside(
     namespaces: Namespaces, message: Message, fds: list[int], work: Work, *, outlives: bool = False
 ) -> dict[str, Any]:
-    path = files.relative(message.get("path", "."))
+    path, given = _path(message)
 
     def inside() -> dict[str, Any]:
         jail.as_root_of(namespaces)
@@ -51,14 +52,24 @@ def _inside(
             jail.outlive_parent()
         top = files.Top(os.open("/", files.FOLDER), -1, 0, mounts=True)
         try:
-            with told(path):
+            try:
                 return work(top, path)
+            except OSError as error:
+                raise files.told(error, repr(given), path, top.noun) from None
         except Refused as error:
             if _is_host_usr(error.details.get("read_only")):
                 raise Refused(f"{error}. {_HOST_USR}") from None
             raise
 
     return dict(jail.call(inside, [*fds, *namespaces.values()]))
+
+
+def _path(message: Message) -> tuple[str, str]:
+    """The request's path as one below the container's root, and as it was given. Raises Refused."""
+    given = message.get("path", "/")
+    if isinstance(given, str) and ".." in PurePosixPath(given).parts:
+        raise Refused(f"path {given[:200]!r} has `..` in it: say where that is from the container's root")
+    return files.relative(given.lstrip("/") if isinstance(given, str) else given), given
 
 
 def _is_host_usr(path: str | None) -> bool:

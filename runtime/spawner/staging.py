@@ -91,9 +91,11 @@ class Stage:
                     os.stat(name, dir_fd=fd, follow_symlinks=False)
             except FileNotFoundError:
                 return None
-            raise Refused(f"{path!r} is a folder in the archive, and a link that leads to nothing here") from None
+            shown = self._top.shown(path)
+            raise Refused(f"{shown} is a folder in the archive, and a link that leads to nothing here") from None
         except NotADirectoryError:
-            raise Refused(f"{path!r} would be a folder, and something there is a file: remove that first") from None
+            shown = self._top.shown(path)
+            raise Refused(f"{shown} would be a folder, and something there is a file: remove that first") from None
 
     def _fits(self, target: int, name: str, path: str) -> None:
         try:
@@ -101,17 +103,18 @@ class Stage:
             mount = kernel.mount_id(target, name)
         except FileNotFoundError:
             return
+        shown = self._top.shown(path)
         if stat.S_ISDIR(found.st_mode):
-            raise Refused(f"{path!r} is a folder here, and a file or a link in the archive: remove the folder first")
+            raise Refused(f"{shown} is a folder here, and a file or a link in the archive: remove the folder first")
         if mount != self._mount:
-            raise Refused(f"{path!r} is mounted here, so it can't be replaced: leave it out of the archive")
+            raise Refused(f"{shown} is mounted here, so it can't be replaced: leave it out of the archive")
 
     def _elsewhere(self, folder: int, path: str) -> None:
         """A volume is mounted at `path`, into which nothing can be renamed from here."""
         other = self._rest.enter_context(opened(self._top, path))
         _copy(folder, other._tree, other.place)
         if not other._fit(other._tree, path):
-            raise Refused(f"what is mounted at {path!r} changes all the time")
+            raise Refused(f"what is mounted at {self._top.shown(path)} changes all the time")
         self._others += [other, *other._others]
 
     # --- the move -------------------------------------------------------------------------------------------------
@@ -222,7 +225,7 @@ def opened(top: files.Top, path: str) -> Iterator[Stage]:
         try:
             os.mkdir(name, 0o700, dir_fd=waiting)
         except OSError as error:  # says where it was to go: an archive for / reaches into other mounts
-            raise files.told(error, repr(f"/{path}" if top.mounts else path), path) from None
+            raise files.told(error, top.shown(path), path, top.noun) from None
         stack.callback(files.clear, waiting, name)
         folder = _kept(stack, os.open(name, files.FOLDER, dir_fd=waiting))
         fcntl.flock(folder, fcntl.LOCK_EX)  # until this process has ended: no sweep takes it

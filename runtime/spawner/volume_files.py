@@ -51,6 +51,14 @@ class Top:
     def open(self, path: str, flags: int) -> int:
         return kernel.open_beneath(self.data, path, flags, mounts=self.mounts)
 
+    @property
+    def noun(self) -> str:
+        return "container" if self.mounts else "volume"
+
+    def shown(self, path: str) -> str:
+        """A path below the top as its users know it: those in a container begin with a slash."""
+        return repr(f"/{'' if path == '.' else path}" if self.mounts else path)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -80,8 +88,8 @@ def relative(path: object) -> str:
     return str(PurePosixPath(*parts))
 
 
-def told(error: OSError, what: str, where: str = ".") -> Refused:
-    """What an OSError means to the user who named `what`, which goes to `where` below the top.
+def told(error: OSError, what: str, where: str = ".", noun: str = "volume") -> Refused:
+    """What an OSError means to the user who named `what`, which goes to `where` below the top of a `noun`.
 
     Of what is the platform's own see `volumes.ours`.
     """
@@ -94,9 +102,9 @@ def told(error: OSError, what: str, where: str = ".") -> Refused:
     if error.errno in _NOT_ALLOWED:
         return Refused(f"{what} can't be read or changed: {os.strerror(error.errno)}")
     if error.errno in _NO_ROOM:
-        return Refused("there is no room left for this in the volume, or on the disk below it", "full")
+        return Refused(f"there is no room left for this in the {noun}, or on the disk below it", "full")
     if error.errno in _LEADS_OUT:
-        return Refused(f"{what} leads out of the volume by a link")
+        return Refused(f"{what} leads out of the {noun} by a link")
     if error.errno in (errno.EISDIR, errno.EEXIST):
         return Refused(f"{what} is a folder")
     if error.errno == errno.ENOTEMPTY:
@@ -141,7 +149,7 @@ def parent(top: Top, path: str, *, make: bool = False) -> Iterator[tuple[int, st
     """The open folder that holds `path`, and the name in it. Raises Refused for the volume's top."""
     plain = PurePosixPath(relative(path))
     if not plain.name:
-        raise Refused("this is the volume itself: name something in it")
+        raise Refused(f"this is the {top.noun} itself: name something in it")
     fd = _folder(top, str(plain.parent), make)
     try:
         yield fd, plain.name
@@ -364,14 +372,14 @@ def walk(top: Top, path: str) -> Iterator[Found]:
                 return
     fd = _folder(top, plain, make=False)
     try:
-        yield from _below(fd, "", os.fstat(fd).st_dev, 0)
+        yield from _below(top.noun, fd, "", os.fstat(fd).st_dev, 0)
     finally:
         os.close(fd)
 
 
-def _below(fd: int, prefix: str, device: int, depth: int) -> Iterator[Found]:
+def _below(noun: str, fd: int, prefix: str, device: int, depth: int) -> Iterator[Found]:
     if depth > DEPTH_LIMIT:
-        raise Refused(f"the volume's folders are over {DEPTH_LIMIT} deep at {prefix[:200]!r}")
+        raise Refused(f"the {noun}'s folders are over {DEPTH_LIMIT} deep at {prefix[:200]!r}")
     for name in sorted(name for name in os.listdir(fd) if not waits(name)):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # gone or swapped since it was listed
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -379,7 +387,7 @@ def _below(fd: int, prefix: str, device: int, depth: int) -> Iterator[Found]:
             if stat.S_ISDIR(status.st_mode) and status.st_dev == device:
                 inner = os.open(name, FOLDER, dir_fd=fd)
                 try:
-                    yield from _below(inner, f"{prefix}{name}/", device, depth + 1)
+                    yield from _below(noun, inner, f"{prefix}{name}/", device, depth + 1)
                 finally:
                     os.close(inner)
 

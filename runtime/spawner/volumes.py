@@ -287,11 +287,11 @@ def _in_jail(
 
 @contextlib.contextmanager
 def told(what: str) -> Iterator[None]:
-    """An OSError of the block as what it means to the user who named `what`."""
+    """An OSError of the block as what it means to the user who named the path `what` of a volume."""
     try:
         yield
     except OSError as error:
-        raise files.told(error, repr(what), what) from None
+        raise files.told(error, repr(what)) from None
 
 
 def ours(error: OSError, what: str) -> Refused:

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from quilt_fn.errors import FileNotThere, InvalidValue, QuiltError, SpawnerError, VolumeNotFound
+from quilt_fn.errors import FileNotThere, InvalidValue, QuiltError, SpawnerError, VolumeFull, VolumeNotFound
 from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.volumes import streams
 from runtime.volumes.api import Measure
@@ -118,5 +118,5 @@ def told(error: SpawnerFailed) -> QuiltError:
         kind = VolumeNotFound if error.details and error.details.get("what") == "volume" else FileNotThere
         return kind(error.message)
     if error.kind == "full":
-        return streams.full()
+        return VolumeFull(error.message)
     return SpawnerError(error.message)

@@ -114,14 +114,15 @@ class FakeContainers:
 
     async def unpack(self, container_id: str, path: str, strip: int, body: AsyncIterator[bytes]) -> tuple[int, int]:
         self.asked.append(f"unpack {container_id} {path}")
-        self.unpacked[path] = b"".join([piece async for piece in body])
-        return 1, len(self.unpacked[path])
+        path, content = _inside(path), b"".join([piece async for piece in body])
+        self.unpacked[path] = content
+        return 1, len(content)
 
     async def pack(self, container_id: str, path: str, *, zipped: bool) -> AsyncIterator[bytes]:
         self.asked.append(f"pack {container_id} {path}")
-        if path not in self.tars:
+        if _inside(path) not in self.tars:
             raise FileNotThere(f"{path!r} is not there")
-        yield self.tars[path]
+        yield self.tars[_inside(path)]
 
     async def start(self, spec: ContainerSpec) -> FakeLive:
         self.asked.append(f"start {spec.container_id}")
@@ -187,6 +188,11 @@ class FakeContainers:
         if container_id not in self.live:
             raise ContainerNotRunning("the container does not run", details={"state": "exited"})
         return self.live[container_id]
+
+
+def _inside(path: str) -> str:
+    """From the root."""
+    return path.lstrip("/") or "."
 
 
 if TYPE_CHECKING:

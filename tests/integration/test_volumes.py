@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.cli import quilt
 from tests.integration.live import Answer, Live, running, wait_for
 from tests.integration.volume_tools import MIB, delete, disk, half_upload, loops, names, put, read, tar, volume
 
@@ -280,7 +281,10 @@ def test_archives_in_and_out_of_a_container(live: Live, volume: Callable[..., st
             ended = live.ok("GET", f"{begun['status_url']}?wait_s=20")
             assert (ended["status"], ended["reason_code"]) == ("failed", "INVALID_VALUE"), (what, ended)
         assert not Path("/etc/quilt-x").exists()
-        assert live.ask("GET", f"{address}/archive?path=/nix").code == "FILE_NOT_FOUND"
+        absent, above = (live.ask("GET", f"{address}/archive?path={path}") for path in ("/nix", "/../../etc"))
+        assert (absent.code, absent.json()["error"]) == ("FILE_NOT_FOUND", "'/nix' is not there")
+        assert above.code == "INVALID_VALUE" and "'/../../etc'" in above.json()["error"]
+        assert "volume" not in above.json()["error"]
         live.ok("POST", f"{address}/stop", {"timeout_s": 0})
         assert live.ask("GET", f"{address}/archive?path=/srv").code == "CONTAINER_NOT_RUNNING"
         assert live.ask("POST", f"{address}/archive?path=/srv", entries).code == "CONTAINER_NOT_RUNNING"
@@ -412,3 +416,19 @@ def test_below_the_floor_of_free_disk_nothing_new_is_taken() -> None:
         assert small.call(name) == 1
         assert small.ask("DELETE", "/api/volumes/v/files/ballast").status == 204
         assert put(small, "v", "new", b"new").status == 201
+
+
+def test_whatever_a_file_is_called_it_can_be_read_and_removed(live: Live, volume: Callable[..., str]) -> None:
+    name = volume()
+    data = os.fsencode(disk(live, name) / "data")
+    for file in (b"n\nl", b"\xff", b"%FF"):
+        with open(data + b"/" + file, "wb") as made:
+            made.write(file)
+    assert names(live, name) == ["%FF", "n\nl", "\\xff"]
+    assert [read(live, name, path).body for path in ("n%0Al", "%FF", "%25FF")] == [b"n\nl", b"\xff", b"%FF"]
+    listed = quilt(live, "volumes", "ls", name)
+    assert b"n\\nl" in listed.stdout and b"\\xff" in listed.stdout, listed
+    for path in ("n\nl", os.fsdecode(b"\xff"), "%FF"):
+        done = quilt(live, "volumes", "rm", f"{name}:{path}")
+        assert done.returncode == 0, done.stderr
+    assert names(live, name) == []

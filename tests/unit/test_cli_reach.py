@@ -14,6 +14,7 @@ FOR_PROGRAMS = {
     "GET /openapi.json", "GET /docs",  # a browser and generators of clients
     "GET /ws/terminal/attach", "GET /terminal/{session_id}", "GET /terminal/assets/{name}",  # the terminal's page
     "POST /api/terminal/sessions/{session_id}/resize",  # who shows a session; `shell` does it on its socket
+    "HEAD /api/volumes/{name}/files/{path:(?s:.+)}",  # clients that fetch a file in parts ask first
 }  # fmt: skip
 COMMANDS = {
     "/health": "status",
@@ -85,8 +86,8 @@ COMMANDS = {
     "/api/volumes/{name}/rename": "volumes rename",
     "/api/volumes/{name}/ls": "volumes ls",
     "POST /api/volumes/{name}/files": "cp",
-    "/api/volumes/{name}/files/{path:.+}": "cp",
-    "DELETE /api/volumes/{name}/files/{path:.+}": "volumes rm",
+    "/api/volumes/{name}/files/{path:(?s:.+)}": "cp",
+    "DELETE /api/volumes/{name}/files/{path:(?s:.+)}": "volumes rm",
     "/api/volumes/{name}/archive": "cp",
     "GET /api/images": "images list",
     "/api/images/{name}/build": "images build",

@@ -62,7 +62,7 @@ def test_one_that_says_it_is_larger_than_it_is_too(root: files.Top) -> None:
 
 def test_one_that_says_it_is_empty_is_not_read_without_end(root: files.Top, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "UNTOLD_LIMIT", 8)
-    with pytest.raises(Refused, match="'version' doesn't say how large it is"):
+    with pytest.raises(Refused, match="'/proc/version' doesn't say how large it is"):
         packed(root, "proc/version")
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from quilt_fn.errors import InvalidValue
+from runtime.spawner import container_archives
 from runtime.spawner import volume_files as files
+from runtime.spawner.protocol import Refused
 from runtime.spawner.volumes import ours
 from runtime.spawner_client import SpawnerFailed
 from runtime.volumes.store import told
@@ -62,3 +64,13 @@ def test_a_file_where_a_folder_is_needed_is_not_said_to_be_absent(top: files.Top
         work(top)
     refused = files.told(caught.value, "'file/under'")
     assert (refused.kind, str(refused)) == ("refused", "'file/under': a file lies where a folder is needed")
+
+
+def test_what_is_said_of_a_container_names_it_and_its_paths_as_they_are_there() -> None:
+    top = files.Top(-1, -1, 0, mounts=True)
+    assert [top.shown(path) for path in (".", "etc/x")] == ["'/'", "'/etc/x'"]
+    assert str(files.told(os_error(errno.EXDEV), "'/x'", noun=top.noun)) == "'/x' leads out of the container by a link"
+    with pytest.raises(Refused) as caught:
+        container_archives._path({"path": "/../../etc"})
+    assert str(caught.value) == "path '/../../etc' has `..` in it: say where that is from the container's root"
+    assert container_archives._path({"path": "//nope/"}) == ("nope", "//nope/")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fakeredis
 import pytest
@@ -46,16 +47,18 @@ def test_other_modes_are_refused(given: object) -> None:
     [
         (None, None), ("bytes=0-0", (0, 1)), ("bytes=5-", (5, 10)), ("bytes=-3", (7, 10)), ("bytes=-99", (0, 10)),
         ("bytes=2-99", (2, 10)), ("bytes=0-1,4-5", None), ("items=0-1", None), ("bytes=5-2", None), ("bytes=-", None),
+        ("BYTES=0-0", (0, 1)), (f"bytes={'0' * 30}5-", (5, 10)), (f"bytes=5-{'9' * 30}", (5, 10)),
+        (f"bytes=-{'9' * 5000}", (0, 10)), ("bytes=٣-", None),
     ],
 )  # fmt: skip
 def test_ranges(header: str | None, wanted: tuple[int, int] | None) -> None:
     assert byte_range(header, 10) == wanted
 
 
-@pytest.mark.parametrize("header", ["bytes=10-", "bytes=-0", "bytes=99-100"])
-def test_ranges_beyond_the_file(header: str) -> None:
+@pytest.mark.parametrize("first", ["10-", "-0", "99-100", "9" * 21 + "-", "9" * 5000 + "-"])
+def test_ranges_beyond_the_file(first: str) -> None:
     with pytest.raises(RangeNotSatisfiable):
-        byte_range(header, 10)
+        byte_range(f"bytes={first}", 10)
 
 
 def test_attachments_are_taken_apart() -> None:
@@ -193,6 +196,12 @@ async def test_files_up_down_and_in_part(node: Node) -> None:
     assert (part.status, part.body, part.headers["Content-Range"]) == (206, b"ell", "bytes 1-3/5")
     beyond = await node.http("GET", "/api/volumes/data/files/a.txt", headers={"Range": "bytes=9-"})
     assert (beyond.status, beyond.headers["Content-Range"]) == (416, "bytes */5")
+    first = await node.http("HEAD", "/api/volumes/data/files/a.txt", headers={"Range": "bytes=1-3"})
+    assert (first.status, first.body, first.headers["Content-Length"]) == (200, b"", "5")
+    for header in ("Accept-Ranges", "Last-Modified", "Content-Type", "X-Quilt-File-Mode"):
+        assert first.headers[header] == whole.headers[header]
+    absent = await node.http("HEAD", "/api/volumes/data/files/none")
+    assert (absent.status, absent.body) == (404, b"")
     assert all(file.closed for file in node.runtime.volumes.opened)
     wrong = await node.http("POST", "/api/volumes/data/files", json={"path": "a", "content": "?"})
     assert wrong.status == 422
@@ -296,3 +305,38 @@ async def test_a_function_holds_its_volumes(node: Node) -> None:
     assert (refused.status, refused.json["error_code"]) == (409, "VOLUME_ATTACHED")
     unknown = await node.http("POST", "/api/functions", json=spec | {"name": "g", "volumes": ["nix:/data"]})
     assert unknown.json["error_code"] == "VOLUME_NOT_FOUND"
+
+
+async def test_a_name_may_have_newlines_in_it(node: Node) -> None:
+    await create(node, "files")  # which is also what the path has before the file's
+    for path in ("n%0Al", "files/a%0A%0Ab"):
+        assert (await node.http("PUT", f"/api/volumes/files/files/{path}", data=b"x")).status == 201
+        assert (await node.http("GET", f"/api/volumes/files/files/{path}")).body == b"x"
+    (files,) = node.runtime.volumes.volumes.values()
+    assert sorted(files) == ["files/a\n\nb", "n\nl"]
+    assert (await node.http("DELETE", "/api/volumes/files/files/n%0Al")).status == 204
+
+
+async def test_names_that_are_no_text_are_read_and_removed_but_not_made(node: Node) -> None:
+    await create(node, "data")
+    (files,) = node.runtime.volumes.volumes.values()
+    files["\udcff/\udce4"] = b"latin"
+    assert (await node.http("GET", "/api/volumes/data/files/%FF/%E4")).body == b"latin"
+    assert (await node.http("GET", "/api/volumes/data/files/%25FF/%25E4")).code == "FILE_NOT_FOUND"
+    assert (await node.http("GET", "/api/volumes/data/ls?path=%FF")).json["path"] == "\\xff"
+    assert (await node.http("DELETE", "/api/volumes/data/files/%FF/%E4")).status == 204
+    for method, path in (("PUT", "files/%FF"), ("POST", "archive?path=%FF")):
+        refused = await node.http(method, f"/api/volumes/data/{path}", data=b"x")
+        assert refused.code == "INVALID_VALUE" and "UTF-8" in refused.json["error"]
+        assert refused.json["details"]["fields"][0]["got"] == "\\xff"
+    assert files == {}
+
+
+async def test_a_path_with_a_slash_at_its_end_makes_no_file(node: Node) -> None:
+    await create(node, "data")
+    for path in ("dir/", "dir/.", "a//"):
+        assert (await node.http("PUT", f"/api/volumes/data/files/{quote(path)}", data=b"x")).code == "INVALID_VALUE"
+        body = {"path": path, "content": ""}
+        assert (await node.http("POST", "/api/volumes/data/files", json=body)).code == "INVALID_VALUE"
+    (files,) = node.runtime.volumes.volumes.values()
+    assert files == {}
