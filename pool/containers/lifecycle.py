@@ -203,8 +203,9 @@ class Lifecycle:
             if self._comes_back(entry):
                 self._own_return(entry, self._restart(entry), "start again")
             return
-        # What was paused or resumed when the last node died is made what its record says.
+        # What was paused, resumed or resized when the last node died is made what its record says.
         self._up_since[entry.container_id] = self._clock.now()
+        await self._limit_as_recorded(entry)
         if before is State.PAUSED:
             await self._runtime.pause(entry.container_id)
             return
@@ -212,6 +213,16 @@ class Lifecycle:
         await self.settle(entry)
         if before is State.RUNNING:
             await self._attend(entry, live, start_command=False)
+
+    async def _limit_as_recorded(self, entry: ContainerEntry) -> None:
+        spec = entry.spec
+        limits = spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit
+        try:
+            await self._runtime.resize(entry.container_id, *limits)
+        except (
+            InvalidValue
+        ) as error:  # it grew under a larger limit that was never answered: that one stays until it ends
+            log.warning("container %s keeps larger limits than it should: %s", entry.name, error.message)
 
     # --- its own command ------------------------------------------------------------------------------------------
 

@@ -140,7 +140,7 @@ class Volumes:
             raise VolumeAttached(
                 f"volume {name!r} is attached and can't be {what}",
                 details={"attached_to": users},
-                hint="Delete the containers and functions that use it first.",
+                hint=f"Delete what uses it first: {', '.join(users) or 'a container that is being made'}.",
             )
         self._leaving.add(entry.volume_id)
         try:

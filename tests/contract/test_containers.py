@@ -410,6 +410,17 @@ async def test_the_next_node_takes_over_what_runs(
     assert len(runtime.live[made.container_id].mains) == 1
 
 
+async def test_limits_that_were_half_changed_are_made_what_the_record_says(
+    service: ContainerService, make_service: MakeService, runtime: FakeContainers
+) -> None:
+    made = await new(service, memory_limit_mb=64, pids_limit=20)
+    await runtime.resize(made.container_id, 128, 100, 40)  # all that a node did of it before it was killed
+    again = await make_service()
+    seen = await again.get(TENANT, made.container_id)
+    assert (seen.memory_limit_mb, seen.pids_limit) == (64, 20)
+    assert runtime.limits[made.container_id] == (64, seen.cpu_limit_percent, 20)
+
+
 async def test_a_command_that_ended_while_no_node_was_there_is_restarted(
     service: ContainerService, make_service: MakeService, runtime: FakeContainers
 ) -> None:

@@ -94,6 +94,8 @@ class FakeContainers:
         self.fail_starts: QuiltError | None = None
         self.hold: asyncio.Event | None = None
         self.oom_kills = 0
+        self.limits: dict[str, tuple[int, int, int]] = {}
+        """What the last resize of each set, in MB, percent and processes."""
         self.tars: dict[str, bytes] = {}
         """What `pack` gives, by path."""
         self.unpacked: dict[str, bytes] = {}
@@ -152,6 +154,7 @@ class FakeContainers:
         self._living(container_id)
 
     async def resize(self, container_id: str, memory_mb: int, cpu_percent: int, pids: int) -> None:
+        self.limits[container_id] = memory_mb, cpu_percent, pids
         self._living(container_id)
 
     async def usage(self, container_id: str) -> dict[str, Any]:
