@@ -28,6 +28,7 @@ from quilt_fn.model.container import ContainerCreate, ContainerRecord
 from quilt_fn.states import ContainerState as State
 from tests.contract.conftest import RedisHandle
 from tests.fakes.containers import FakeContainers
+from tests.slowness import patience
 
 TENANT = "t_a"
 MakeService = Callable[..., Awaitable[ContainerService]]
@@ -68,7 +69,7 @@ async def new(service: ContainerService, name: str = "one", **spec: object) -> C
 
 
 async def holds(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patience(10)):
         while not await condition():  # noqa: ASYNC110 - what it waits for is several tasks deep, and says nothing
             await asyncio.sleep(0.005)
 
@@ -271,7 +272,7 @@ async def test_a_command_that_ends_as_it_starts_is_restarted(
 
 async def followed(service: ContainerService, container_id: str) -> None:
     """Until the followed log ends."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patience(10)):
         async for _ in service.logs(TENANT, container_id, limit=10, follow=True):
             pass
 

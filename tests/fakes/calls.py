@@ -13,6 +13,7 @@ from typing import Any
 from quilt_fn.model.common import new_id
 from quilt_fn.model.function import FunctionCreate, FunctionRecord
 from runtime.api import Call
+from tests.slowness import patience
 
 TENANT = "default"
 
@@ -35,6 +36,6 @@ async def deployed(platform: Any, name: str = "hello", **fields: Any) -> Functio
 
 async def until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
     """Return once `condition()` holds; fails after `limit_s`."""
-    async with asyncio.timeout(limit_s):
+    async with asyncio.timeout(patience(limit_s)):
         while not condition():  # noqa: ASYNC110 - any condition of the test's, not an event
             await asyncio.sleep(0.002)

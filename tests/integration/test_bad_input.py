@@ -82,7 +82,7 @@ def test_too_large_a_body(live: Live, echo: str) -> None:
 
 def _oversized(live: Live, path: str, size: int) -> Answer:
     """Said to be too large: the answer comes before the body was sent."""
-    with socket.create_connection(("127.0.0.1", live.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", live.port), timeout=patience(20)) as sock:
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {live.key}\r\nContent-Type: application/json\r\n"
         sock.sendall(f"{head}Content-Length: {size}\r\nConnection: close\r\n\r\n".encode() + b"x" * 1000)
         raw = b""
@@ -256,7 +256,7 @@ def test_a_reader_of_a_stream_that_goes_away_leaks_no_instance(live: Live) -> No
 
 def test_bytes_that_are_no_http(live: Live, echo: str) -> None:
     for raw in (b"\x16\x03\x01\x02\x00" * 10, b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n"):
-        with socket.create_connection(("127.0.0.1", live.port), timeout=10) as sock:
+        with socket.create_connection(("127.0.0.1", live.port), timeout=patience(10)) as sock:
             sock.sendall(raw)
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(65536):

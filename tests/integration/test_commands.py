@@ -27,6 +27,7 @@ from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY, OTHER_KEY, FakePlatform
 from tests.integration.quilt_init import wait_for
 from tests.integration.serve import Served
+from tests.slowness import patience
 
 EXEC, STREAM = "/api/containers/ctr_1/exec", "/api/containers/ctr_1/stream"
 SESSIONS = "/api/terminal/sessions"
@@ -268,7 +269,7 @@ class Screen:
 
     async def until(self, wanted: bytes | str) -> Any:
         """Until the bytes are shown, or a frame of that type has come."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(20)):
             while True:
                 if isinstance(wanted, bytes) and wanted in self.shown:
                     return self.shown

@@ -17,6 +17,7 @@ import pytest
 
 from gateway.app import CONCERNS
 from tests.integration.live import Answer, Live
+from tests.slowness import patience
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="real sandboxes need root"),
@@ -56,7 +57,7 @@ def as_json(live: Live, example: dict[str, Any], answers: Answers) -> Answer:
         body = json.loads(answers.fill(json.dumps(body)))
     if not example["lines"]:
         return live.ask(example["method"], path, body, headers=headers)
-    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=patience(30))
     try:
         connection.request(example["method"], path, body, {**headers, "X-Api-Key": live.key})
         got = connection.getresponse()
@@ -71,7 +72,7 @@ def as_shell(live: Live, example: dict[str, Any], answers: Answers) -> Answer:
     home.mkdir(exist_ok=True)
     (home / ".curlrc").write_text('write-out = "%{stderr}%{http_code}"\n')
     done = subprocess.run(
-        ["bash", "-c", answers.fill(example["curl"])], capture_output=True, timeout=90, check=True,
+        ["bash", "-c", answers.fill(example["curl"])], capture_output=True, timeout=patience(90), check=True,
         env={"PATH": os.environ["PATH"], "HOME": str(home), "QUILT_API_KEY": live.key,
              "QUILT_URL": f"http://127.0.0.1:{live.port}"},
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.integration.quilt_init import program, wait_for
+from tests.slowness import patience
 
 UNSHARE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount", "--ipc", "--uts",
            "--net", "--mount-proc"]  # fmt: skip
@@ -45,7 +46,7 @@ class Container:
     def status(self) -> list[dict[str, int]]:
         """The ring, asked from outside of the pid namespace (but in its network namespace, where the socket is)."""
         command = ["nsenter", f"--net=/proc/{self.pid}/ns/net", sys.executable, "-c", ASK]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=patience(20))
         return [json.loads(line) for line in ran.stdout.splitlines()]
 
     def children(self) -> list[int]:

@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 from gateway.app import ROUTES
 from gateway.route import Route
 from tests.integration.live import Live, wait_for
+from tests.slowness import patience
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="real sandboxes need root"),
@@ -96,7 +97,9 @@ def test_a_route_does_as_the_document_says(
         for name, value in (("follow", "false"), ("wait_s", 1), ("timeout_s", 1)):
             if name in waits:
                 case.query[name] = value  # it would wait for long
-        response = case.call(base_url=f"http://127.0.0.1:{live.port}", headers={"X-Api-Key": live.key}, timeout=40)
+        response = case.call(
+            base_url=f"http://127.0.0.1:{live.port}", headers={"X-Api-Key": live.key}, timeout=patience(40)
+        )
         case.validate_response(response, checks=CHECKS)
 
     holds(is_real=False)

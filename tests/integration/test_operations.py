@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from tests.integration.live import Live, wait_for
+from tests.slowness import patience
 
 
 @contextmanager
 def listening(live: Live, last: int | None = None) -> Iterator[Iterator[dict[str, Any]]]:
     """The events of a stream, as {event, id, data}."""
-    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=patience(30))
     headers = {"X-Api-Key": live.key} | ({} if last is None else {"Last-Event-ID": str(last)})
     connection.request("GET", "/api/events", headers=headers)
     response = connection.getresponse()

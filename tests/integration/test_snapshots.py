@@ -19,6 +19,7 @@ import pytest
 from runtime.api import VersionSpec
 from runtime.versions import snapshot_id
 from tests.integration.live import REPOSITORY, Live, wait_for
+from tests.slowness import patience
 
 IDENTITIES = """
 import multiprocessing, os, random, secrets, socket, ssl, tempfile, time, uuid
@@ -75,7 +76,7 @@ def test_what_copies_of_a_copy_must_not_share(live: Live) -> None:
     live.drop_instances(name, template=True)
     config = str(live.settings.run_path / "spawner.json")
     argv = [sys.executable, "-m", "tests.integration.generations", config, str(live.pid("spawner")), snapshot.name]
-    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=patience(60), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(path.stat().st_ino != images.get(path.name) for path in (snapshot / "images").iterdir())
     for _ in range(2):

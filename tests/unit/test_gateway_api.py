@@ -18,6 +18,7 @@ from quilt_fn.errors import BuildFailed, Conflict, InvalidValue, QueueFull, Quot
 from quilt_fn.settings import Settings
 from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY, OTHER_KEY, FakePlatform
+from tests.slowness import patience
 
 SPEC = {"name": "hello", "handler": "app:handler"}
 
@@ -266,7 +267,7 @@ async def test_a_client_that_leaves_does_not_stop_a_deploy(http: Http, platform:
         await response.content.readline()
         response.close()
     platform.hold.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         await platform.deployed.wait()
 
 
@@ -284,7 +285,7 @@ async def test_logs_are_lines_and_follow_goes_on_until_the_client_leaves(http: H
         assert orjson.loads(await response.content.readline())["text"] == "later"
         assert not platform.logs_closed.is_set()
         response.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         await platform.logs_closed.wait()
 
 
@@ -294,7 +295,7 @@ async def test_following_ends_when_the_node_goes(platform: FakePlatform) -> None
         session = aiohttp.ClientSession()
         response = await session.get(http.url + "/api/functions/fn_hello/logs?follow=true", headers={"X-Api-Key": KEY})
         await response.content.readline()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         await platform.logs_closed.wait()
     response.close()
     await session.close()

@@ -13,6 +13,7 @@ from gateway import events
 from tests.fakes.calls import until
 from tests.fakes_gateway.http import serving
 from tests.fakes_gateway.platform import KEY, FakePlatform
+from tests.slowness import patience
 
 
 async def frames(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, str]]:
@@ -76,7 +77,7 @@ async def test_a_shutdown_ends_the_stream() -> None:
         async with serving(platform, shutdown_seconds=20.0) as http:
             response = await session.get(f"{http.url}/api/events", headers={"X-Api-Key": KEY})
             await anext(frames(response))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             assert [frame async for frame in frames(response)] == []
         response.close()
 

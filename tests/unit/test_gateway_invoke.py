@@ -28,6 +28,7 @@ from quilt_fn.errors import (
 from runtime.api import Call, Failure, Outcome
 from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY, OTHER_KEY, FakePlatform, Handler
+from tests.slowness import patience
 
 CALL = {"Content-Type": "application/vnd.quilt.call"}
 
@@ -522,7 +523,7 @@ async def test_a_client_that_leaves_ends_the_stream(http: Http, platform: FakePl
         response = await session.get(http.url + "/fn/f", headers={"X-Api-Key": KEY})
         await response.content.readany()
         response.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         await closed.wait()
 
 
@@ -542,7 +543,7 @@ async def test_a_client_that_leaves_does_not_cancel_its_invocation(http: Http, p
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
     go_on.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         await ended.wait()
 
 

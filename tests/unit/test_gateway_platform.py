@@ -21,6 +21,7 @@ from tests.fakes import runtime as fakes
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY
+from tests.slowness import patience
 
 SPEC = {"name": "hello", "handler": "app:handler", "source": "def handler(event): return event"}
 
@@ -115,7 +116,7 @@ async def test_a_full_queue_is_429(node: Node) -> None:
     waiting = []
     for counted in ("busy_count", "queued_count"):
         waiting.append(asyncio.create_task(node.http("GET", "/fn/hello")))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             while not (await node.http("GET", f"/api/functions/{function_id}/pool")).json[counted]:
                 pass
     full = await node.http("GET", "/fn/hello")

@@ -29,6 +29,7 @@ from runtime.volumes.streams import closed
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes_gateway.http import Http, serving
 from tests.fakes_gateway.platform import KEY
+from tests.slowness import patience
 
 
 @pytest.mark.parametrize(("given", "bits"), [("644", 0o644), (644, 0o644), ("0", 0), ("0755", 0o755), (777, 0o777)])
@@ -260,7 +261,7 @@ async def test_an_archive_is_answered_whose_operation_was_cancelled_before_it_be
         return record
 
     monkeypatch.setattr(Operations, "begin", begun_and_cancelled)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patience(10)):
         taken = await node.http("POST", f"/api/containers/{made}/archive?path=/srv", data=b"1")
     assert taken.status == 202
     ended = await node.http("GET", taken.json["status_url"] + "?wait_s=5")
