@@ -205,9 +205,10 @@ def _stripped(name: str, strip: int) -> str | None:
 def pack(top: files.Top, out: int, path: str, zipped: bool) -> dict[str, int]:
     """Write what is at `path` as tar (tar.gz) to the descriptor `out`: {entries}.
 
-    A folder gives its contents, a file itself. Of a folder, pipes, sockets and devices are left out, and what is
-    mounted in it; one of them that `path` names is refused. A large file that shrinks meanwhile, and any that can't be
-    read, fails the whole; what comes after a file's first size is not in.
+    A folder gives its contents, a file itself. Of a folder, pipes, sockets and devices are left out, what is mounted in
+    it, and files of the kernel's that nobody can read (some of /proc/sys); one of them that `path` names is refused. A
+    large file that shrinks meanwhile, and any other that can't be read, fails the whole; what comes after a file's
+    first size is not in.
     """
     done = {"entries": 0}
     walked = files.walk(top, path)
@@ -233,6 +234,9 @@ def pack(top: files.Top, out: int, path: str, zipped: bool) -> dict[str, int]:
             except ProcessLookupError:  # a file of /proc whose process has ended
                 continue
             except OSError as error:
+                # Root can read what is on a disk; what is empty there gives no error either.
+                if not found.named and (isinstance(error, PermissionError) or not found.status.st_size):
+                    continue
                 raise files.told(error, shown, noun=top.noun) from None
     return done
 
