@@ -15,7 +15,13 @@ up: setup
 
 test: setup
 	@tools/setup browser
+ifdef ARGS
 	.venv/bin/pytest $(ARGS)
+else
+	@# Only what looks at the whole machine (what is left of whom, how much of it) has to run alone.
+	.venv/bin/pytest -n 2 --dist worksteal tests/acceptance tests/contract tests/unit; first=$$?; \
+	.venv/bin/pytest tests/chaos tests/integration && exit $$first
+endif
 
 lint: setup
 	.venv/bin/ruff check .

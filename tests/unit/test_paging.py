@@ -7,9 +7,8 @@ import pytest
 from pool.clock import iso
 from pool.paging import by_name, newest_first
 from quilt_fn.errors import InvalidValue
-from quilt_fn.model.common import new_id
 
-PLACES = [f"{iso(1_700_000_000 + second)}~{new_id('ctr')}" for second in range(5)]
+PLACES = [f"{iso(1_700_000_000 + second)}~ctr_{second:020x}" for second in range(5)]
 
 
 def test_pages_go_on_at_the_cursor_until_there_are_no_more() -> None:
