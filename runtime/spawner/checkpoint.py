@@ -11,26 +11,32 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runtime.spawner import kernel, programs, waiting_criu
 from runtime.spawner.cgroups import Cgroups
-from runtime.spawner.context import in_child
+from runtime.spawner.context import in_child, is_ending
 from runtime.spawner.names import Config
 from runtime.spawner.protocol import Refused
 from runtime.spawner.roots import USR_KEY
 
 TIMEOUT_S = 60.0
 LOG, PIDFILE = "log", "pid"
+ENDED = "the container ended while it was dumped"
 
 
 def dump(config: Config, pid: int, folder: Path) -> None:
     """Write the memory and state of the tree below `pid` into `folder`. The caller is a child of its own.
 
-    Raises Refused (failed) with CRIU's own reason.
+    Raises Refused (failed) with CRIU's own reason, or because the container was killed meanwhile. CRIU may then wait
+    for ever for what it had stopped; and init can't even become a zombie, since CRIU, its tracer, has to wait for what
+    died before it.
     """
-    network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Refused(ENDED, "failed") from None
     kernel.setns(network, kernel.CLONE_NEWNET)
     os.close(network)
     with _work(config, "dump") as work:
@@ -38,7 +44,7 @@ def dump(config: Config, pid: int, folder: Path) -> None:
             "dump", *_options(folder, work), "-t", str(pid), "--leave-running", "--network-lock", "skip",
             "--external", f"mnt[/usr]:{USR_KEY}", "--file-locks", "--ghost-limit", "8M",
         ]  # fmt: skip
-        code, said = _run(config, "dump", arguments)
+        code, said = _run(config, "dump", arguments, lambda: is_ending(pid))
         _check("dump", code, said, work)
 
 
@@ -102,14 +108,16 @@ def _options(folder: Path, work: Path) -> list[str]:
     return ["-D", str(folder), "-W", str(work), "-o", LOG, "-v1", "--manage-cgroups=ignore", "--ext-unix-sk"]
 
 
-def _run(config: Config, verb: str, arguments: list[str]) -> tuple[int, str]:
+def _run(config: Config, verb: str, arguments: list[str], in_vain: Callable[[], bool] | None = None) -> tuple[int, str]:
     """Exit code and what was said on stderr. Raises Refused where there is no CRIU, or not in time."""
     if not config.criu:
         raise Refused("CRIU is not installed; see `quilt doctor`", "failed")
     try:
-        done = programs.run(*config.criu, *arguments, timeout_s=TIMEOUT_S)
+        done = programs.run(*config.criu, *arguments, timeout_s=TIMEOUT_S, in_vain=in_vain)
     except TimeoutError:
         raise _too_long(verb) from None
+    except ProcessLookupError:
+        raise Refused(ENDED, "failed") from None
     return done.code, done.said
 
 

@@ -21,6 +21,9 @@ from runtime.spawner.protocol import Refused
 Message = dict[str, Any]
 Answer = tuple[Message, list[int]]
 
+PF_EXITING = 0x4
+"""Of the flags in /proc/<pid>/stat (include/linux/sched.h)."""
+
 
 class Say(Protocol):
     def __call__(self, text: str, pct: float | None = None) -> None:
@@ -95,6 +98,15 @@ def started_at(pid: int) -> str:
 def _stat(pid: int) -> list[str]:
     """The fields of its stat from the third, its state, on."""
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+
+
+def is_ending(pid: int) -> bool:
+    """Whether it has been killed, or is gone: also where it is no zombie yet, because its end waits for something."""
+    try:
+        fields = _stat(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return fields[0] in "ZXx" or bool(int(fields[6]) & PF_EXITING)
 
 
 def same_process(meta: dict[str, Any]) -> bool:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+LOOK_S = 0.2
+"""How often whoever runs a program is asked whether it is in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,12 @@ class ProgramFailed(RuntimeError):
         self.done = done
 
 
-def run(*command: str, given: bytes = b"", timeout_s: float | None = None,
+def run(*command: str, given: bytes = b"", timeout_s: float | None = None, in_vain: Callable[[], bool] | None = None,
         environment: Mapping[str, str] | None = None) -> Done:  # fmt: skip
-    """The program `command[0]`, from the PATH, with `given` on its stdin. Raises FileNotFoundError, and TimeoutError
-    when it was killed for its time.
+    """The program `command[0]`, from the PATH, with `given` on its stdin.
+
+    Raises FileNotFoundError; TimeoutError when it was killed for its time; ProcessLookupError when it was killed
+    because it worked in vain, which is asked a few times a second.
     """
     files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("in", "out", "err")]
     try:
@@ -50,7 +56,7 @@ def run(*command: str, given: bytes = b"", timeout_s: float | None = None,
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)],
             setsigdef=[signal.SIGPIPE, signal.SIGCHLD],
         )  # fmt: skip
-        code = os.waitstatus_to_exitcode(_wait(pid, timeout_s))
+        code = os.waitstatus_to_exitcode(_wait(pid, timeout_s, in_vain))
         return Done(code, _content(files[1]), _content(files[2]))
     finally:
         for fd in files:
@@ -65,19 +71,29 @@ def checked(*command: str, given: bytes = b"", environment: Mapping[str, str] | 
     return done.out
 
 
-def _wait(pid: int, timeout_s: float | None) -> int:
+def _wait(pid: int, timeout_s: float | None, in_vain: Callable[[], bool] | None) -> int:
     if timeout_s is not None:
+        deadline = time.monotonic() + timeout_s
         watch = os.pidfd_open(pid)
         try:
             poll = select.poll()
             poll.register(watch, select.POLLIN)
-            if not poll.poll(timeout_s * 1e3):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise TimeoutError
+            while (left_s := deadline - time.monotonic()) > 0:
+                if poll.poll((left_s if in_vain is None else min(left_s, LOOK_S)) * 1e3):
+                    return os.waitpid(pid, 0)[1]
+                if in_vain is not None and in_vain():
+                    _kill(pid)
+                    raise ProcessLookupError
+            _kill(pid)
+            raise TimeoutError
         finally:
             os.close(watch)
     return os.waitpid(pid, 0)[1]
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _content(fd: int) -> bytes:

@@ -5,9 +5,11 @@ Not here: what functions do to themselves (tests/integration), and faults while 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -187,6 +189,26 @@ def test_a_restart_keeps_functions_and_snapshots() -> None:
         live.start()
         assert live.ask("POST", f"/fn/{name}", {}).start in ("restore", "fork")
         assert live.call(name) == first
+
+
+def test_a_container_that_is_killed_while_it_is_dumped_holds_nobody_up(live: Live) -> None:
+    """At ten moments of it. At some of them CRIU would wait for a minute: the fixture doesn't, for what is left."""
+    name = live.create(ECHO)
+    deploy = f"/api/functions/{live.id(name)}/deploy"
+    for moment in range(10):
+        live.ok("PUT", f"/api/functions/{live.id(name)}", {"environment": {"N": str(moment)}})
+        thread = threading.Thread(target=live.ask, args=("POST", deploy))
+        thread.start()
+        dumps = wait_for(lambda: list(live.settings.run_path.glob("criu-dump-*")), "the dump to begin")
+        time.sleep(moment * 0.008)
+        for group in census.groups(live):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for pid in (group / "cgroup.procs").read_text().split() if group.name.startswith("ctr_") else ():
+                    os.kill(int(pid), signal.SIGKILL)
+        thread.join()
+        assert not [folder for folder in dumps if folder.exists()]
+    live.ok("POST", deploy)
+    assert live.call(name, 3) == 3
 
 
 def test_a_snapshot_is_not_half_taken() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from runtime.spawner import programs
+from runtime.spawner.context import is_ending
 from runtime.spawner.programs import ProgramFailed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +33,19 @@ def test_one_that_fails_says_why_in_its_own_words() -> None:
     assert caught.value.done.code == 7
     with pytest.raises(ProgramFailed, match="was ended by signal 9: it said nothing"):
         programs.checked("sh", "-c", "kill -9 $$")
+
+
+def test_one_that_works_in_vain_is_killed() -> None:
+    """Here: on a process that is killed meanwhile."""
+    with subprocess.Popen(["sleep", "1000"]) as subject:
+
+        def in_vain() -> bool:
+            return is_ending(subject.pid)
+
+        assert programs.run("sleep", "0.5", timeout_s=60, in_vain=in_vain).code == 0
+        threading.Timer(0.1, subject.kill).start()
+        with pytest.raises(ProcessLookupError):
+            programs.run("sleep", "1000", timeout_s=1000, in_vain=in_vain)
 
 
 def test_one_that_is_not_there() -> None:
