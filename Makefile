@@ -18,9 +18,9 @@ test: setup
 ifdef ARGS
 	.venv/bin/pytest $(ARGS)
 else
-	@# Only what looks at the whole machine (what is left of whom, how much of it) has to run alone.
-	.venv/bin/pytest -n 2 --dist worksteal tests/acceptance tests/contract tests/unit; first=$$?; \
-	.venv/bin/pytest tests/chaos tests/integration && exit $$first
+	@# What kills at a chosen moment has to see that moment: it runs alone.
+	.venv/bin/pytest -n 2 --dist loadfile tests/acceptance tests/contract tests/integration tests/unit; first=$$?; \
+	.venv/bin/pytest tests/chaos && exit $$first
 endif
 
 lint: setup
