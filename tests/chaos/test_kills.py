@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -195,19 +196,22 @@ def test_a_container_that_is_killed_while_it_is_dumped_holds_nobody_up(live: Liv
     """At ten moments of it. At some of them CRIU would wait for a minute: the fixture doesn't, for what is left."""
     name = live.create(ECHO)
     deploy = f"/api/functions/{live.id(name)}/deploy"
+
+    def dumps() -> list[Path]:
+        return list(live.settings.run_path.glob("criu-dump-*"))
+
     for moment in range(10):
         live.ok("PUT", f"/api/functions/{live.id(name)}", {"environment": {"N": str(moment)}})
         thread = threading.Thread(target=live.ask, args=("POST", deploy))
         thread.start()
-        folder = live.settings.run_path
-        wait_for(lambda: list(folder.glob("criu-dump-*")) or not thread.is_alive(), "the dump to begin")
+        wait_for(lambda deploying=thread: dumps() or not deploying.is_alive(), "the dump to begin")
         time.sleep(moment * 0.008)
         for group in census.groups(live):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 for pid in (group / "cgroup.procs").read_text().split() if group.name.startswith("ctr_") else ():
                     os.kill(int(pid), signal.SIGKILL)
         thread.join()
-        assert not list(folder.glob("criu-dump-*"))
+        assert not dumps()
     live.ok("POST", deploy)
     assert live.call(name, 3) == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import struct
@@ -148,9 +149,6 @@ class Server:
                 self.transport.sendto(b"\0\0 forged", addr)
                 self.transport.sendto(outer.reply(data), addr)
 
-        self.transport, _ = await loop.create_datagram_endpoint(Protocol, ("127.0.0.1", 0))
-        self.port = self.transport.get_extra_info("sockname")[1]
-
         async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             data = await reader.readexactly(struct.unpack("!H", await reader.readexactly(2))[0])
             reply = self.reply(data)
@@ -158,8 +156,17 @@ class Server:
             await writer.drain()
             writer.close()
 
-        self.server = await asyncio.start_server(stream, "127.0.0.1", self.port)
-        return self
+        while True:  # both at one port: the second may be somebody else's just now
+            self.transport, _ = await loop.create_datagram_endpoint(Protocol, ("127.0.0.1", 0))
+            self.port = self.transport.get_extra_info("sockname")[1]
+            try:
+                self.server = await asyncio.start_server(stream, "127.0.0.1", self.port)
+            except OSError as error:
+                self.transport.close()
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            return self
 
     def reply(self, data: bytes) -> bytes:
         return dns.message.make_response(dns.message.from_wire(data)).to_wire()
