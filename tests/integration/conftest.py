@@ -44,10 +44,12 @@ def assert_nothing_left(
 @pytest.fixture(scope="module")
 def leaks(platform_of_all: Live) -> Iterator[None]:
     """After the module: delete every function, then compare with before."""
-    before = settled(platform_of_all)
+    before, node = settled(platform_of_all), platform_of_all.pid("node")
     yield
     delete_all(platform_of_all)
-    assert_nothing_left(platform_of_all, before)
+    # A node that took the place of one that was killed may have less: connections that nobody has needed yet.
+    same = platform_of_all.pid("node") == node
+    assert_nothing_left(platform_of_all, before, census.difference if same else census.more)
 
 
 def settled(live: Live) -> dict[str, object]:
