@@ -304,7 +304,7 @@ CONCERN = Concern(
         "say why. It fails, with the first one's reason, where none was; what was created stays in any case.",
         "The host name follows a new name at the next start.",
         "Pipes, sockets and devices in a folder are left out of its archive, and so is what is mounted in it, such as "
-        "volumes and /proc; a pipe, socket or device that `path` names is refused.",
+        "volumes and /proc, and what nobody can read of /proc/sys; one of them that `path` names is refused.",
         FULL,
     ),
     states=("CONTAINER",),

@@ -219,9 +219,8 @@ class Lifecycle:
         limits = spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit
         try:
             await self._runtime.resize(entry.container_id, *limits)
-        except (
-            InvalidValue
-        ) as error:  # it grew under a larger limit that was never answered: that one stays until it ends
+        except InvalidValue as error:
+            # It grew under a larger limit that was never answered: that one stays until the container ends.
             log.warning("container %s keeps larger limits than it should: %s", entry.name, error.message)
 
     # --- its own command ------------------------------------------------------------------------------------------

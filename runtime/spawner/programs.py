@@ -45,7 +45,7 @@ def run(*command: str, given: bytes = b"", timeout_s: float | None = None, in_va
     """The program `command[0]`, from the PATH, with `given` on its stdin.
 
     Raises FileNotFoundError; TimeoutError when it was killed for its time; ProcessLookupError when it was killed
-    because it worked in vain, which is asked a few times a second.
+    because it worked in vain, which is asked a few times a second of a program that has a time.
     """
     files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("in", "out", "err")]
     try:
