@@ -76,7 +76,7 @@ invocation; it ends a stream, and the instance is free again.
 
 What comes back: JSON, text (`text/plain; charset=utf-8`) or octets; headers and status of the handler's own win, but
 `X-Quilt-*`, `X-Request-Id`, `Server-Timing`, `Content-Length` and hop-by-hop headers are the platform's. A header with
-a line break or a status that HTTP does not know is a `RESULT_NOT_SERIALISABLE`.
+a line break, or a status outside of 200 to 599, is a `RESULT_NOT_SERIALISABLE`.
 
 A tuple is `(body, status)` or `(body, status, headers)` where its second item is an int from 200 to 599. With another
 int after text, octets, a dict or a generator it is a mistyped status and `RESULT_NOT_SERIALISABLE`; any other tuple is

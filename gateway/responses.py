@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import http
 import logging
-import re
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -26,7 +24,6 @@ from quilt_fn.errors import (
     HandlerError,
     InvalidRequest,
     QuiltError,
-    ResultNotSerialisable,
     all_errors,
     http_status,
 )
@@ -48,14 +45,11 @@ ERROR_HEADER_BYTES = 5600
 GONE_POLL_S = 1.0
 """How soon a stream notices that its client left while the function has nothing to say."""
 
-_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n" for s in http.HTTPStatus}
 _NO_BODY = frozenset({204, 205, 304})
 _DROPPED = frozenset(
     {"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding"}
     | {"upgrade", "content-length", "server-timing", "x-request-id"}
 )
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _ERRORS: dict[str, type[QuiltError]] = all_errors() | {"BAD_EVENT": InvalidRequest}
 
 
@@ -147,12 +141,7 @@ async def respond(
             f"X-Request-Id: {request_id}\r\n\r\n",
             outcome.body,
         )
-    try:
-        headers = _headers(outcome)
-    except ResultNotSerialisable as exc:
-        if outcome.stream is not None:
-            await close(outcome.stream)
-        return _error(served, exc, request_id)
+    headers = _headers(outcome)
     _add_own(headers, served, request_id)
     if outcome.stream is not None:
         try:
@@ -224,16 +213,9 @@ def _add_own(headers: CIMultiDict[str], served: Served, request_id: str) -> None
 
 
 def _headers(outcome: Outcome) -> CIMultiDict[str]:
-    """The function's headers without those that are ours to set. Raises ResultNotSerialisable for what is none."""
-    if outcome.status not in _STATUS_LINES or outcome.status < 200:
-        raise ResultNotSerialisable(f"the handler answered with the status {outcome.status}, which HTTP does not know")
+    """The function's headers without those that are ours to set."""
     headers: CIMultiDict[str] = CIMultiDict()
     for name, value in outcome.headers:
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            raise ResultNotSerialisable(
-                f"the handler answered with a header that HTTP does not allow: {name[:80]!r}: {value[:80]!r}",
-                hint="no line breaks or control characters; encode other characters first",
-            )
         lower = name.lower()
         if lower not in _DROPPED and not lower.startswith("x-quilt-"):
             headers.add(name, value)

@@ -1,6 +1,7 @@
 """One instance as the node sees it: sends invocations, collects what came of them, knows why it ended.
 
-Not here: how it was made (`versions`), which invocation it gets (the pool). The contract is runtime.api.Instance.
+Not here: how it was made (`versions`), which invocation it gets (the pool), whether its answer is one (`answers`). The
+contract is runtime.api.Instance.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import orjson
 
 from quilt_fn.errors import FunctionFailed, HookFailed, StartFailed
 from quilt_fn.states import StartKind
-from runtime import frames
+from runtime import answers, frames
 from runtime.api import Call, Failure, Outcome, VersionSpec
 from runtime.guest import wire
 from runtime.output import Output
@@ -203,25 +204,27 @@ class LiveInstance:
         if frame is None:
             return await self._died()
         kind, meta, body = frame
-        if kind == wire.RESULT and meta.get("stream"):
-            outcome = _result(meta, b"")
-            outcome.stream = self._chunks(outcome)
-            return outcome
-        self._deadline = None
         if kind == wire.RESULT:
-            outcome = _result(meta, body)
+            outcome = answers.result(meta, body)
+            if meta.get("stream"):
+                if outcome.failure is None:
+                    outcome.stream = self._chunks(outcome)
+                    return outcome
+                self._stream = None
+                self._spoil("its stream was refused")
         elif kind == wire.FAIL:
             outcome = Outcome(failure=self._failed(meta, body))
         else:
             self._spoil("it broke the protocol")
             outcome = Outcome(failure=Failure("INSTANCE_DIED", "ProtocolError", "the instance broke the protocol"))
+        self._deadline = None
         self._add_output(outcome)
         return outcome
 
     def _failed(self, meta: dict[str, Any], body: bytes) -> Failure:
         if meta.get("type") in ("SystemExit", "KeyboardInterrupt", "MemoryError"):
             self._spoil(f"its handler raised {meta.get('type')}")
-        return _failure(meta, body)
+        return answers.failure(meta, body)
 
     def _add_output(self, outcome: Outcome) -> None:
         outcome.stdout, outcome.stderr, outcome.truncated = self._output.take()
@@ -374,35 +377,3 @@ def _meta(call: Call, wants_request: bool) -> bytes:
     return (
         f'{{"id":"{call.invocation_id}","kind":"{call.kind}","deadline":{call.deadline!r},"attempt":{call.attempt}}}'
     ).encode()
-
-
-def _result(meta: dict[str, Any], body: bytes) -> Outcome:
-    """The guest's words, taken as what they claim to be; what they are not is a failure of the function."""
-    status, headers, kind = meta.get("status", 200), meta.get("headers", []), meta.get("kind", "json")
-    sane = isinstance(status, int) and 100 <= status <= 599 and kind in ("json", "text", "bytes", "pickle")
-    if not sane or not isinstance(headers, list) or not all(_is_header(h) for h in headers):
-        text = f"not an HTTP response: {status!r} {headers!r}"[:500]
-        return Outcome(failure=Failure("RESULT_NOT_SERIALISABLE", "BadResponse", text))
-    return Outcome(status=status, headers=headers, kind=kind, body=body)
-
-
-def _is_header(pair: object) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
-
-
-def _failure(meta: dict[str, Any], body: bytes) -> Failure:
-    code = str(meta.get("code", "HANDLER_ERROR"))
-    if code not in ("HANDLER_ERROR", "RESULT_NOT_SERIALISABLE", "RESULT_TOO_LARGE", "BAD_EVENT"):
-        code = "HANDLER_ERROR"
-    if code == "HANDLER_ERROR" and meta.get("type") == "MemoryError":
-        code = "HANDLER_OUT_OF_MEMORY"
-    if code == "BAD_EVENT":
-        code = "INVALID_REQUEST"
-    trace = meta.get("traceback")
-    return Failure(
-        code,
-        str(meta.get("type", "Exception")),
-        str(meta.get("message", "")),
-        None if trace is None else str(trace),
-        body or None,
-    )

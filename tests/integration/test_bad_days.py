@@ -303,6 +303,32 @@ def test_a_result_that_cannot_be_sent(live: Live, bad: Bad, what: str, code: str
     assert live.ask("POST", "/fn/bad-days", {"do": what}).status == 500
 
 
+NO_RESPONSE = """
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("no lifespan here")
+    whole = scope["path"].endswith("whole")
+    fine = scope["path"].endswith("fine")
+    await send({"type": "http.response.start", "status": 299 if fine else 700, "headers": []})
+    await send({"type": "http.response.body", "body": b"a", "more_body": not whole})
+    if not whole:
+        await send({"type": "http.response.body", "body": b"b"})
+"""
+
+
+@pytest.mark.parametrize("path", ["whole", "streamed"])
+def test_a_response_that_is_none_fails_in_its_record_too_and_holds_no_instance(live: Live, path: str) -> None:
+    name = live.deploy(NO_RESPONSE, handler="main:app", max_instances=1)
+    got = live.ask("GET", f"/fn/{name}/{path}")
+    assert (got.status, got.code) == (500, "RESULT_NOT_SERIALISABLE")
+    fine = live.ask("GET", f"/fn/{name}/fine")
+    assert (fine.status, fine.body) == (299, b"ab")
+    listed = f"/api/functions/{live.id(name)}/invocations"
+    kept = wait_for(lambda: (found := live.ok("GET", listed)["invocations"]) and len(found) == 2 and found, "records")
+    told = [(record["status"], record["error_code"]) for record in kept]
+    assert sorted(told, key=str) == [("failed", "RESULT_NOT_SERIALISABLE"), ("success", None)]
+
+
 def test_a_result_that_is_too_large(live: Live) -> None:
     name = live.deploy(SOURCE, **{**SPEC, "memory_limit_mb": 256})
     got = live.ask("POST", f"/fn/{name}", {"do": "too_much"})

@@ -116,16 +116,19 @@ async def test_a_failure_is_the_functions_and_some_spoil_the_instance(
     await instance.close("done")
 
 
-@pytest.mark.parametrize(
-    "meta", [{"status": "200"}, {"status": 99}, {"headers": [[1, 2]]}, {"headers": 5}, {"kind": []}]
-)
-async def test_a_result_that_is_no_response_is_a_failure(guest: Guest, meta: dict[str, Any]) -> None:
+@pytest.mark.parametrize("meta", [{"status": 700}, {"status": "200"}, {"kind": "html"}])
+async def test_a_stream_with_no_response_before_it_is_a_failure_and_holds_nobody(
+    guest: Guest, meta: dict[str, Any]
+) -> None:
     instance = await guest.create()
     task = asyncio.create_task(instance.invoke(call()))
-    guest.frames.send(wire.RESULT, meta)
+    guest.frames.send(wire.RESULT, meta | {"stream": True})
     outcome = await task
-    assert outcome.failure is not None and outcome.failure.type == "BadResponse"
+    assert outcome.failure is not None and outcome.failure.code == "RESULT_NOT_SERIALISABLE"
+    assert outcome.stream is None
+    assert not instance.reusable  # its pieces may still come
     await instance.close("done")
+    assert guest.ended == 1
 
 
 async def test_a_stream_comes_in_pieces_and_the_instance_serves_again(guest: Guest) -> None:
