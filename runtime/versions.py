@@ -1,14 +1,13 @@
 """One version on this node: how it is built, and by which way an instance of it is started.
 
 The ways down are fork → restore → boot. A way that fails is written down with its reason and the next one is tried; a
-function never fails because a faster way was not to be had. Not here: how many instances there are (the pool).
+function never fails because a faster way was not to be had. Not here: what a version is made of (`contents`), and how
+many instances there are (the pool).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import os
 import time
@@ -22,38 +21,13 @@ from quilt_fn.states import StartKind
 from runtime import kits, templates
 from runtime.api import Built, Progress, VersionSpec, WayDown
 from runtime.bundle_store import BundleStore
+from runtime.contents import Contents, snapshot_id
 from runtime.instance import LiveInstance
 from runtime.kits import KitStock
-from runtime.spawner_client import LAYER_TIMEOUT_S, SpawnerClient, SpawnerFailed
+from runtime.spawner_client import SpawnerClient, SpawnerFailed
 from runtime.templates import ForkFailed, Loaded, Template, TemplateGone
 
 log = logging.getLogger("runtime.versions")
-
-GUEST_KEY = "1"
-"""Raise it when the meaning of what a template loads changes without its files changing."""
-
-
-def layer_id(requirements: tuple[str, ...], facts: dict[str, Any]) -> str | None:
-    """Content address of a layer: its requirement lines, Python and machine. None where nothing is required."""
-    if not requirements:
-        return None
-    lines = sorted(" ".join(line.split()) for line in requirements)
-    text = json.dumps([lines, facts["python"], os.uname().machine])
-    return "lyr_" + hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def snapshot_id(spec: VersionSpec, layer: str | None, facts: dict[str, Any]) -> str:
-    """The hash of everything that a snapshot depends on: any change gives another id, and the old one is never
-    restored.
-    """
-    key = {
-        "tenant": spec.tenant_id, "bundle": spec.bundle_id, "handler": spec.handler, "layer": layer,
-        "image": spec.image,
-        "environment": sorted(spec.environment.items()), "hooks": [spec.before_snapshot, spec.after_restore],
-        "warmup": spec.warmup_event, "network": spec.network, "guest": GUEST_KEY, "facts": facts, "version": spec.key,
-        "limits": [spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit],
-    }  # fmt: skip
-    return "snp_" + hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Version:
@@ -63,9 +37,9 @@ class Version:
                  kits_wanted: int) -> None:  # fmt: skip
         self.spec = spec
         self.spawner = spawner
-        self.bundles = bundles
         self.facts = facts
-        self.layer = layer_id(spec.requirements, facts)
+        self.contents = Contents(spec, spawner, bundles, facts)
+        self.layer = self.contents.layer
         self.snapshot = snapshot_id(spec, self.layer, facts)
         self.template: Template | None = None
         self.leaving: set[Template] = set()
@@ -79,8 +53,6 @@ class Version:
         self.reasons: dict[StartKind, str] = {}
         attached = [[each.volume_id, each.target, each.read_only] for each in spec.attached]
         self.kits = KitStock(spawner, self.snapshot, {**templates.limits(spec), "volumes": attached}, kits_wanted)
-        self._prepared = False
-        """Whether bundle and layer are known to be in the spawner's store."""
         self._bringing: asyncio.Task[None] | None = None
 
     @property
@@ -98,21 +70,14 @@ class Version:
 
     async def build(self, progress: Callable[[Progress], None]) -> Built:
         """Bundle, layer, then a template from the snapshot that is there or from a boot. Idempotent."""
-        spec, ms = self.spec, {}
+        spec = self.spec
         if spec.python is not None and spec.python != self.facts["python"]:
             raise PythonMismatch(
                 f"the bundle was pickled by Python {spec.python}, but image {spec.image!r} has Python "
                 f"{self.facts['python']}",
                 hint=f"deploy from Python {self.facts['python']}, or deploy a file instead of a pickled function",
             )
-        begun = time.monotonic()
-        progress(Progress("bundle", "unpacking the bundle"))
-        await self.unpack()
-        ms["bundle"] = (time.monotonic() - begun) * 1e3
-        progress(Progress("bundle", "bundle unpacked", True, ms["bundle"]))
-        if self.layer:
-            ms["layer"] = await self._build_layer(progress)
-        self._prepared = True
+        ms = await self.contents.bring(progress)
         await self.look()
         booted = self.template is None and not (self.dumped and await self._try_restore())
         if booted:
@@ -137,36 +102,6 @@ class Version:
         await instance.close("it was only to try the hooks")
         took = (time.monotonic() - begun) * 1e3
         progress(Progress("after_restore", "after_restore hooks ran", True, took))
-        return took
-
-    async def unpack(self) -> None:
-        archive = await asyncio.to_thread(self.bundles.open, self.spec.tenant_id, self.spec.bundle_id)
-        try:
-            await self.spawner.request("unpack", [archive], tenant=self.spec.tenant_id, bundle=self.spec.bundle_id)
-        except SpawnerFailed as error:
-            if error.kind == "build":
-                raise BuildFailed(
-                    f"the bundle can't be unpacked: {error.message}", details={"stage": "bundle"}
-                ) from None
-            raise
-        finally:
-            os.close(archive)
-
-    async def _build_layer(self, progress: Callable[[Progress], None]) -> float:
-        begun = time.monotonic()
-        progress(Progress("layer", f"installing {len(self.spec.requirements)} requirements"))
-        try:
-            answer, _ = await self.spawner.request(
-                "layer", tenant=self.spec.tenant_id, layer=self.layer, requirements=list(self.spec.requirements),
-                progress=lambda text: progress(Progress("layer", text)), timeout_s=LAYER_TIMEOUT_S,
-            )  # fmt: skip
-        except SpawnerFailed as error:
-            if error.kind == "build":
-                details = {"stage": "layer", "log": (error.details or {}).get("log")}
-                raise BuildFailed(error.message, details=details) from None
-            raise
-        took = (time.monotonic() - begun) * 1e3
-        progress(Progress("layer", f"layer of {answer['size_bytes'] >> 20} MB", True, took))
         return took
 
     async def look(self) -> None:
@@ -282,7 +217,11 @@ class Version:
         return f"{self.spec.key} {self.snapshot}"
 
     def _live(self, template: Template) -> None:
-        self.template = template
+        """It is the one that is forked; one that a build and a start brought up at the same time is let go."""
+        before, self.template = self.template, template
+        if before is not None and before is not template:
+            before.link.on_gone = lambda: None
+            self._let_go(before)
         template.link.on_gone = lambda: self._gone(template)
         if template.link.gone.is_set():
             self._gone(template)
@@ -361,13 +300,13 @@ class Version:
         kind: list[StartKind] = []
 
         async def bring() -> None:
-            kind.append(await self._bring_up_one())
+            try:
+                kind.append(await self._bring_up_one())
+            finally:
+                self._bringing = None
 
         self._bringing = asyncio.create_task(bring(), name=f"template of {self.spec.key}")
-        try:
-            await asyncio.shield(self._bringing)
-        finally:
-            self._bringing = None
+        await asyncio.shield(self._bringing)
         return kind[0]
 
     async def _bring_up_one(self) -> StartKind:
@@ -377,12 +316,9 @@ class Version:
             self.kits.fill()  # on the other processor, while CRIU works
         if self.dumped and await self._try_restore():
             return StartKind.RESTORE
-        if not self._prepared:
-            await self.unpack()
-            if self.layer:
-                await self._build_layer(lambda _: None)
-            self._prepared = True
         try:
+            if not self.contents.there:
+                await self.contents.bring(lambda _: None)
             await self._boot()
         except BuildFailed as error:
             raise StartFailed(f"it could not be booted: {error.message}", details=error.details) from None

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from runtime.api import VersionSpec
-from runtime.versions import snapshot_id
+from runtime.contents import snapshot_id
 from tests.integration.live import REPOSITORY, Live, wait_for
 from tests.slowness import patience
 

@@ -26,12 +26,12 @@ from quilt_fn.model.function import FunctionUpdate
 from runtime import bundle_store, output
 from runtime.api import VersionSpec
 from runtime.bundle_store import BundleStore
+from runtime.contents import layer_id, snapshot_id
 from runtime.frames import FrameProtocol
 from runtime.guest import wire
 from runtime.output import Pipe
 from runtime.spawner import bundles, checkpoint, names, protocol, snapshots, store_operations
 from runtime.spawner.store_operations import _is_requirement
-from runtime.versions import layer_id, snapshot_id
 
 # --- frames ---------------------------------------------------------------------------------------------------------
 
