@@ -21,6 +21,7 @@ from pool.containers import policy
 from pool.containers.entry import ContainerEntry, main_command, runtime_spec
 from pool.containers.registry import ContainerRegistry
 from quilt_fn.errors import ContainerBroken, ContainerNotRunning, InvalidValue, QuiltError
+from quilt_fn.model.container import ContainerCreate
 from quilt_fn.states import ContainerState as State
 from runtime.containers.api import Attached, CommandNotStarted, Containers, InitLink, LiveContainer
 from runtime.containers.ends import KILLED, exit_reason
@@ -133,6 +134,23 @@ class Lifecycle:
             await self._attend(entry, live, start_command=False)
         await self._registry.move(entry, State.RUNNING)
 
+    async def change(self, entry: ContainerEntry, spec: ContainerCreate, *, resized: bool = False) -> None:
+        """Another environment, or other limits (`resized`), at once where it runs. All or nothing."""
+        before = entry.spec
+        try:
+            if resized and self._runtime.get(entry.container_id) is not None:
+                await self._runtime.resize(entry.container_id, *_limits(spec))
+            entry.kept.spec = spec
+            await self._registry.move(entry, None)
+        except BaseException:
+            entry.kept.spec = before
+            if resized and self._runtime.get(entry.container_id) is not None:
+                try:
+                    await self._limit_as_recorded(entry)
+                except QuiltError as second:
+                    log.warning("container %s may have other limits than its record: %s", entry.name, second.message)
+            raise
+
     async def delete(self, entry: ContainerEntry) -> None:
         """From any state that stands, and from `deleting`."""
         if entry.state in (State.RUNNING, State.PAUSED):
@@ -215,10 +233,8 @@ class Lifecycle:
             await self._attend(entry, live, start_command=False)
 
     async def _limit_as_recorded(self, entry: ContainerEntry) -> None:
-        spec = entry.spec
-        limits = spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit
         try:
-            await self._runtime.resize(entry.container_id, *limits)
+            await self._runtime.resize(entry.container_id, *_limits(entry.spec))
         except InvalidValue as error:
             # It grew under a larger limit that was never answered: that one stays until the container ends.
             log.warning("container %s keeps larger limits than it should: %s", entry.name, error.message)
@@ -389,6 +405,10 @@ async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
         await work
     except QuiltError as error:
         log.warning("%s: %s", name, error.message)
+
+
+def _limits(spec: ContainerCreate) -> tuple[int, int, int]:
+    return spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit
 
 
 async def _make_folder(link: InitLink, folder: str) -> None:

@@ -224,8 +224,7 @@ class ContainerService:
                 checked = ContainerCreate.model_validate(entry.spec.model_dump() | {"environment": whole})
             except ValidationError as error:  # each part was checked: together they are too much
                 raise InvalidValue(f"environment: {error.errors()[0]['msg']}") from None
-            entry.kept.spec = checked
-            await self._registry.move(entry, None)
+            await self._lifecycle.change(entry, checked)
         return dict(checked.environment)
 
     async def resize(
@@ -241,12 +240,7 @@ class ContainerService:
                 }
             )
             with self.quota(tenant_id, spec.memory_limit_mb, container_id):
-                if self._runtime.get(container_id) is not None:
-                    await self._runtime.resize(
-                        container_id, spec.memory_limit_mb, spec.cpu_limit_percent, spec.pids_limit
-                    )
-                entry.kept.spec = spec
-                await self._registry.move(entry, None)
+                await self._lifecycle.change(entry, spec, resized=True)
         return await self._record(entry)
 
     async def delete(self, tenant_id: str, container_id: str) -> None:

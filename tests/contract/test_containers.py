@@ -213,6 +213,46 @@ async def test_a_pause_that_can_not_be_written_down_is_undone(
     assert (await service.get(TENANT, ctr)).state is State.RUNNING
 
 
+async def test_a_resize_that_can_not_be_written_down_is_undone(
+    service: ContainerService, redis: RedisHandle, runtime: FakeContainers
+) -> None:
+    made = await new(service, memory_limit_mb=64, pids_limit=20)
+    await redis.go_away()
+    with pytest.raises(RegistryUnavailable):
+        await service.resize(TENANT, made.container_id, 128, None, 40)
+    assert runtime.limits[made.container_id] == (64, made.cpu_limit_percent, 20)
+    await redis.come_back()
+    seen = await service.get(TENANT, made.container_id)
+    assert (seen.memory_limit_mb, seen.pids_limit) == (64, 20)
+
+
+async def test_a_resize_that_the_kernel_refuses_leaves_the_record(
+    service: ContainerService, runtime: FakeContainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await new(service, memory_limit_mb=64)
+
+    async def refuse(container_id: str, memory_mb: int, cpu_percent: int, pids: int) -> None:
+        if memory_mb == 16:
+            raise InvalidValue("it uses more")
+
+    monkeypatch.setattr(runtime, "resize", refuse)
+    with pytest.raises(InvalidValue, match="uses more"):
+        await service.resize(TENANT, made.container_id, 16, None, None)
+    assert (await service.get(TENANT, made.container_id)).memory_limit_mb == 64
+
+
+async def test_an_environment_that_can_not_be_written_down_is_not_taken(
+    service: ContainerService, redis: RedisHandle
+) -> None:
+    ctr = (await new(service, environment={"A": "1"})).container_id
+    await redis.go_away()
+    with pytest.raises(RegistryUnavailable):
+        await service.set_environment(TENANT, ctr, {"A": "2", "B": "3"}, replace=False)
+    await redis.come_back()
+    assert service.environment(TENANT, ctr) == {"A": "1"}
+    assert await service.set_environment(TENANT, ctr, {"B": "3"}, replace=False) == {"A": "1", "B": "3"}
+
+
 async def test_states_refuse_what_they_must(service: ContainerService) -> None:
     ctr = (await new(service)).container_id
     with pytest.raises(Conflict):
