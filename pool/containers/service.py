@@ -21,6 +21,7 @@ from pool.clock import Clock, iso
 from pool.containers import policy, readiness
 from pool.containers.entry import ContainerEntry, record
 from pool.containers.lifecycle import Lifecycle
+from pool.containers.own_work import OwnWork
 from pool.containers.registry import ContainerRegistry
 from quilt_fn.errors import (
     Conflict,
@@ -55,8 +56,9 @@ class ContainerService:
         )
         self.attachments: Callable[[str, builtins.list[str]], tuple[Attached, ...]] = _no_volumes
         self.quota: Callable[[str, int, str | None], AbstractContextManager[None]] = lambda *_: contextlib.nullcontext()
+        self._own = OwnWork()
         self._lifecycle = Lifecycle(
-            registry, runtime, logs, clock, lambda tenant_id, volumes: self.attachments(tenant_id, volumes)
+            registry, runtime, logs, clock, lambda tenant_id, volumes: self.attachments(tenant_id, volumes), self._own
         )
 
     def users_of_volume(self, tenant_id: str, volume: str) -> builtins.list[str]:
@@ -160,7 +162,7 @@ class ContainerService:
             try:
                 await self._lifecycle.start(entry)
             except BaseException:
-                await asyncio.shield(self._lifecycle.own(self._lifecycle.undo(entry), f"undo {entry.container_id}"))
+                await asyncio.shield(self._own.begin(self._lifecycle.undo(entry), f"undo {entry.container_id}"))
                 raise
         return await self._record(entry)
 
@@ -274,9 +276,9 @@ class ContainerService:
             if entry.lock.locked():
                 continue  # somebody is at it
             if policy.expired(entry.kept.expires_at, now):
-                self._lifecycle.own(self._expire(entry), f"expire {entry.container_id}")
+                self._own.begin(self._expire(entry), f"expire {entry.container_id}")
             elif self._lifecycle.unsettled(entry):
-                self._lifecycle.own(self._settle(entry), f"settle {entry.container_id}")
+                self._own.begin(self._settle(entry), f"settle {entry.container_id}")
 
     async def _expire(self, entry: ContainerEntry) -> None:
         with contextlib.suppress(ContainerNotFound):
@@ -308,7 +310,7 @@ class ContainerService:
 
     async def close(self) -> None:
         """End what goes on by itself. Containers run on."""
-        await self._lifecycle.close()
+        await self._own.close()
 
 
 def _no_volumes(_tenant_id: str, volumes: builtins.list[str]) -> tuple[Attached, ...]:

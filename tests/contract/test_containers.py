@@ -6,11 +6,13 @@ Not here: real sandboxes (tests/integration/test_containers.py).
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from pool import keys_in_redis as keys
 from pool.clock import Clock
 from pool.containers.registry import ContainerRegistry
 from pool.containers.service import ContainerService
@@ -407,6 +409,50 @@ async def test_a_verb_right_after_an_inits_death_knows_its_reason(
     made = await new(service)
     runtime.die(made.container_id, "out_of_memory")
     assert (await service.stop(TENANT, made.container_id, 1)).exit_reason == "out_of_memory"
+
+
+async def test_one_that_comes_back_does_so_also_where_redis_was_away_at_its_end(
+    service: ContainerService, redis: RedisHandle, runtime: FakeContainers
+) -> None:
+    looking = asyncio.create_task(service.run())
+    made = await new(service, restart="always")
+    await redis.go_away()
+    runtime.die(made.container_id, "init_died")
+    await asyncio.sleep(0.3)  # what was told of its end has failed by then
+    await redis.come_back()
+    await until(service, made.container_id, lambda r: r.state is State.RUNNING and r.restart_count == 1)
+    looking.cancel()
+
+
+async def test_one_that_comes_back_does_so_also_where_a_verb_saw_its_end_first(
+    service: ContainerService, runtime: FakeContainers
+) -> None:
+    made = await new(service, restart="always")
+    runtime.die(made.container_id, "init_died")
+    await service.rename(TENANT, made.container_id, "other")
+    await until(service, made.container_id, lambda r: r.state is State.RUNNING and r.restart_count == 1)
+    assert (await service.get(TENANT, made.container_id)).name == "other"
+
+
+async def test_a_command_is_restarted_while_redis_is_away_and_written_down_later(
+    service: ContainerService, link: RedisLink, redis: RedisHandle, runtime: FakeContainers
+) -> None:
+    made = await new(service, command=["work"], restart="always")
+    live = runtime.live[made.container_id]
+    await redis.go_away()
+    live.end_main(1)
+
+    async def again() -> bool:
+        return len(live.mains) == 2
+
+    await holds(again)
+    await redis.come_back()
+
+    async def written() -> bool:
+        kept = await link.run(link.client.hget(keys.container(TENANT, made.container_id), "kept"))
+        return bool(json.loads(kept)["restart_count"] == 1)
+
+    await holds(written)
 
 
 async def test_restart_always_brings_it_back_until_it_is_stopped(
