@@ -11,10 +11,10 @@ import logging
 
 from pool.api import Events
 from pool.containers.entry import ContainerEntry
+from pool.ended import Ended
 from pool.events import Events as EventLog
 from pool.functions import FunctionEntry
 from pool.pools import Pools
-from pool.records import Ended
 from pool.registry import Registry
 from pool.shapes import pool_record
 from pool.volumes.registry import Entry, VolumeRegistry

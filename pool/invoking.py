@@ -16,7 +16,8 @@ from time import perf_counter
 from pool.api import Served, Target
 from pool.clock import Clock
 from pool.dispatcher import VersionPool
-from pool.records import INLINE_BYTES, Ended, Records
+from pool.ended import INLINE_BYTES, Ended
+from pool.records import Records
 from pool.slots import Slot
 from pool.stats import NodeStats
 from pool.waiting import Turn, Waiter

@@ -1,8 +1,9 @@
 """Invocation records: from the hot path into a buffer, packed off it, and pushed to Redis in small batches.
 
-Not here: what an invocation is or how it runs. The hot path appends one `Ended`; everything else happens in `run`, in
-steps of at most 64 records, so that the loop is never held for long. While Redis is away the records wait in a bounded
-buffer, the oldest dropped and counted. Output beyond 4 KiB lies in the log files; a read of one record joins it.
+The hot path appends one `Ended`; everything else happens in `run`, in steps of at most 64 records, so that the loop is
+never held for long. While Redis is away the records wait in a bounded buffer, the oldest dropped and counted. Output
+beyond 4 KiB lies in the log files; a read of one record joins it. Not here: what a record holds (`pool.ended`), and how
+an invocation runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import builtins
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -20,12 +20,12 @@ import orjson
 from pool import keys_in_redis as keys
 from pool import scripts
 from pool.clock import Clock
+from pool.ended import Ended, Packed, pack
 from pool.log_files import LogFiles, Output
 from pool.redis_link import RedisLink
 from pool.stats import NodeStats
 from quilt_fn.errors import InvalidValue, InvocationNotFound, RegistryUnavailable
-from quilt_fn.states import InvocationStatus, StartKind
-from runtime.api import Failure
+from quilt_fn.states import InvocationStatus
 
 log = logging.getLogger(__name__)
 
@@ -35,106 +35,12 @@ GATHER_BUSY_S = 1.0
 BUSY = 50
 """A flush of at least so many records makes the next one gather for longer: of what one gathers, only the newest that
 are kept at all are written, which at thousands of invocations a second spares both processes most of the work."""
-INLINE_BYTES = 4096
 UNSENT_LIMIT = 20_000
 UNSENT_LIMIT_BYTES = 64 << 20
 PENDING_LIMIT = 20_000
 PENDING_LIMIT_BYTES = 64 << 20
 RECENT = 2000
 RETRY_S = 1.0
-
-
-@dataclass(slots=True)
-class Ended:
-    """An invocation that is over, as the hot path leaves it."""
-
-    function_id: str
-    function_name: str
-    version: int
-    invocation_id: str
-    instance_id: str | None
-    status: InvocationStatus
-    started_at: float
-    ended_at: float
-    start: StartKind | None
-    queue_ms: float
-    start_ms: float
-    run_ms: float
-    attempt: int
-    failure: Failure | None
-    exit_code: int | None
-    stdout: bytes
-    stderr: bytes
-    truncated: bool
-    result: bytes | None
-    """A JSON or text result of at most 4 KiB."""
-    result_kind: str
-
-
-@dataclass(slots=True)
-class Packed:
-    function_id: str
-    invocation_id: str
-    ended_at: float
-    is_error: bool
-    body: bytes
-
-
-def pack(ended: Ended, node_id: str) -> Packed:
-    """The record as Redis keeps it: JSON of quilt_fn.model.invocation.InvocationRecord."""
-    failure = ended.failure
-    record: dict[str, Any] = {
-        "invocation_id": ended.invocation_id,
-        "function_id": ended.function_id,
-        "function_name": ended.function_name,
-        "version": ended.version,
-        "execution_node_id": node_id,
-        "instance_id": ended.instance_id,
-        "status": ended.status,
-        "started_at": ended.started_at,
-        "ended_at": ended.ended_at,
-        "duration_ms": round((ended.ended_at - ended.started_at) * 1000, 3),
-        "exit_code": ended.exit_code,
-        "stdout": _head(ended.stdout),
-        "stderr": _head(ended.stderr),
-        "truncated": ended.truncated,
-        "cold_start": ended.start is not None and ended.start is not StartKind.WARM,
-        "start": ended.start,
-        "timings": {
-            "queue_ms": round(ended.queue_ms, 3),
-            "start_ms": round(ended.start_ms, 3),
-            "run_ms": round(ended.run_ms, 3),
-        },
-        "attempt": ended.attempt,
-    }
-    if failure is not None:
-        record["error_message"] = failure.message[:INLINE_BYTES]
-        record["error_code"] = failure.code
-        record["error"] = {
-            "type": failure.type[:256],
-            "message": failure.message[:INLINE_BYTES],
-            "traceback": failure.traceback[-2 * INLINE_BYTES :] if failure.traceback else None,
-        }
-    elif ended.result is not None:
-        record["result"] = _result(ended.result, ended.result_kind)
-    if len(ended.stdout) > INLINE_BYTES or len(ended.stderr) > INLINE_BYTES:
-        record["output_in_logs"] = True
-    is_error = ended.status is not InvocationStatus.SUCCESS
-    body = orjson.dumps(record)
-    return Packed(ended.function_id, ended.invocation_id, ended.ended_at, is_error, body)
-
-
-def _head(content: bytes) -> str:
-    return content[:INLINE_BYTES].decode("utf-8", "replace") if content else ""
-
-
-def _result(body: bytes, kind: str) -> Any:
-    if kind == "text":
-        return body.decode("utf-8", "replace")
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:  # what an instance calls JSON need not be
-        return None
 
 
 class Records:

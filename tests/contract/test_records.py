@@ -12,8 +12,9 @@ import pytest
 from pool import keys_in_redis as keys
 from pool import records as records_module
 from pool.clock import Clock
+from pool.ended import Ended
 from pool.log_files import LogFiles
-from pool.records import Ended, Records
+from pool.records import Records
 from pool.redis_link import RedisLink
 from pool.stats import NodeStats
 from quilt_fn.errors import InvalidValue, InvocationNotFound
