@@ -217,7 +217,7 @@ class Version:
         return f"{self.spec.key} {self.snapshot}"
 
     def _live(self, template: Template) -> None:
-        """It is the one that is forked; one that a build and a start brought up at the same time is let go."""
+        """It is the one that is forked from now on; one that was brought up beside it is let go, not lost."""
         before, self.template = self.template, template
         if before is not None and before is not template:
             before.link.on_gone = lambda: None
