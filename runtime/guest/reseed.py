@@ -3,7 +3,8 @@
 Run in each instance, forked or restored, before hooks and user code. It cannot reach generators that user code made
 for itself (random.Random(…), numpy.random.default_rng(…), torch's): an `after_restore` hook does that. The seed of str
 hashing is fixed when Python starts, so siblings share it: it guards dicts against chosen keys, and identifies nothing.
-`secrets`, os.urandom and uuid4 ask the kernel each time and need nothing.
+`secrets`, os.urandom and uuid4 ask the kernel each time and need nothing: the template's filter sees to it that the C
+library can't keep any of its bytes (`check_mappings` in init/filters.c).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -36,6 +37,10 @@
 
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x00000080
+#endif
+
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08
 #endif
 
 #define ALLOW SECCOMP_RET_ALLOW
@@ -148,6 +153,18 @@ static void check_mounts(struct program *p) {
     block_end(p, block);
 }
 
+/* Memory that the kernel may drop, and empties at a fork, is where glibc 2.41 keeps random bytes that getrandom gives
+ * without a system call (Linux 6.11's vDSO). A snapshot would hold them, CRIU restores them as memory like any other, and
+ * all copies would draw the same: so there is none in what is copied, and each call asks the kernel. */
+static void check_mappings(struct program *p) {
+    unsigned short block = block_begin(p, __NR_mmap);
+    load(p, ARGUMENT(3));
+    emit(p, BPF_ALU | BPF_AND | BPF_K, MAP_TYPE, 0, 0);
+    if_equal(p, MAP_DROPPABLE, REFUSE(EINVAL));
+    verdict(p, ALLOW);
+    block_end(p, block);
+}
+
 static void check_the_rest(struct program *p) {
     unsigned short block = block_begin(p, __NR_ioctl);
     load(p, ARGUMENT(1));
@@ -187,8 +204,10 @@ static void allow_list(struct program *p, enum filter_kind kind) {
     check_namespaces(p, kind);
     check_sockets(p);
     check_the_rest(p);
-    if (kind == FILTER_TEMPLATE)
+    if (kind == FILTER_TEMPLATE) {
         check_mounts(p);
+        check_mappings(p);
+    }
 
     uint32_t verdicts[NUMBERS];
     for (int number = 0; number < NUMBERS; number++)
