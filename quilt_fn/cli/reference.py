@@ -5,6 +5,8 @@ Not here: the commands that are programs of other rooms; of those the page names
 
 from __future__ import annotations
 
+import inspect
+
 import click
 
 from quilt_fn.cli.main import COMMANDS, quilt
@@ -43,7 +45,7 @@ def page() -> str:
 
 def _section(parent: click.Context, name: str, command: click.Command, depth: int) -> list[str]:
     with click.Context(command, info_name=name, parent=parent) as ctx:
-        lines = [f"{'#' * depth} `{ctx.command_path}`", "", (command.help or "").strip(), ""]
+        lines = [f"{'#' * depth} `{ctx.command_path}`", "", _text(command.help or ""), ""]
         if isinstance(command, click.Group):
             for sub in command.list_commands(ctx):
                 inner = command.get_command(ctx, sub)
@@ -63,6 +65,17 @@ def _section(parent: click.Context, name: str, command: click.Command, depth: in
             lines += [f"| `{flags.replace('|', chr(92) + '|')}` | {text} |" for flags, text in options]
             lines.append("")
         return lines
+
+
+def _text(help_text: str) -> str:
+    """As it is in Markdown: without the docstring's indentation, which Python takes away itself from 3.13 on, and with
+    code where click is told to leave the lines as they are.
+    """
+    paragraphs = inspect.cleandoc(help_text).split("\n\n")
+    return "\n\n".join(
+        "```\n" + paragraph.removeprefix("\b\n") + "\n```" if paragraph.startswith("\b\n") else paragraph
+        for paragraph in paragraphs
+    )
 
 
 if __name__ == "__main__":

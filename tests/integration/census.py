@@ -45,6 +45,9 @@ def groups(live: Live) -> list[Path]:
     return [p for base in (CGROUPS / name, *CGROUPS.glob(f"*/{name}")) for p in (base, *base.glob("*")) if p.is_dir()]
 
 
+SMALL_DISKS = "/var/tmp/quilt-small-"
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()
@@ -53,8 +56,11 @@ def _read(path: Path) -> str:
 
 
 def _mounts(pid: int) -> Counter[str]:
-    """Mount points; those of waiting network namespaces, whose names are made up, by their folder."""
+    """Mount points; those of waiting network namespaces, whose names are made up, by their folder. Without the disks
+    that tests mount for platforms of their own, beside this one.
+    """
     points = [line.split()[4] for line in _read(Path(f"/proc/{pid}/mountinfo")).splitlines()]
+    points = [point for point in points if not point.startswith(SMALL_DISKS)]
     # A tenant's two views are made once for each spawner, at the first need.
     return Counter(str(Path(p).parent) + "/*" if "/netns/" in p else p for p in points if "/mnt/ids-" not in p)
 

@@ -372,7 +372,8 @@ def test_what_ends_a_stream_is_told_by_its_record(live: Live, then: str, status:
     """By both ways of invoking, with all that is told of a call that fails at once."""
     import http.client
 
-    name = live.deploy(SOURCE, **{**SPEC, "timeout_seconds": 2})
+    limit_s = 2 if status == "timeout" else patience(10)
+    name = live.deploy(SOURCE, **{**SPEC, "timeout_seconds": limit_s})
     answered = live.invocation(name, {"do": "streams_and", "then": then})
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         live.ask("POST", f"/fn/{name}", {"do": "streams_and", "then": then})

@@ -22,6 +22,7 @@ from runtime.spawner.cgroups import SWAPS, Cgroups
 from runtime.spawner.names import Config
 from tests.integration import census
 from tests.integration.live import Live, wait_for
+from tests.slowness import patience
 
 SOURCE = Path(__file__).with_name("attempts.py").read_text()
 PLACES = ["at import", "before the snapshot", "after the restore", "in the handler"]
@@ -376,14 +377,17 @@ def test_a_template_that_lies_harms_only_itself(live: Live, function: Callable[.
 
 
 def test_a_link_in_place_of_usr_leads_nowhere(live: Live) -> None:
-    name = live.create("""
+    name = live.create(
+        """
         import ctypes, os
         libc = ctypes.CDLL(None, use_errno=True)
         libc.umount2(b"/usr", 2)
         os.rmdir("/usr")
         os.symlink("/etc", "/usr")
         def handler(event): return sorted(os.listdir("/etc"))
-    """)
+    """,
+        timeout_seconds=patience(30),  # three starts fail before the caller is told
+    )
     live.ask("POST", f"/api/functions/{live.id(name)}/deploy")
     got = live.ask("POST", f"/fn/{name}", {})
     assert got.status == 503, got.body

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.census import SMALL_DISKS
 from tests.integration.cli import quilt
 from tests.integration.live import Answer, Live, running, wait_for
 from tests.integration.volume_tools import MIB, delete, disk, half_upload, loops, names, put, read, tar, volume
@@ -370,7 +371,7 @@ def test_a_client_that_leaves_in_the_middle_changes_nothing(live: Live, volume: 
 @contextlib.contextmanager
 def small_disk() -> Iterator[Path]:
     """A filesystem of 700 MiB, for a platform's state folder."""
-    top = Path(tempfile.mkdtemp(prefix="quilt-small-", dir="/var/tmp"))
+    top = Path(tempfile.mkdtemp(prefix=Path(SMALL_DISKS).name, dir=Path(SMALL_DISKS).parent))
     top.chmod(0o755)
     image, folder = top / "disk", top / "mounted"
     folder.mkdir()
