@@ -76,7 +76,13 @@ class ApiKeys:
     async def create(self, tenant_id: str, name: str) -> dict[str, Any]:
         """A new key; `key` is in the answer and nowhere else. Raises RegistryUnavailable."""
         key = f"quilt_sk_{secrets.token_hex(16)}"
-        record = await self.insert(key, tenant_id, name)
+        sha = digest(key)
+
+        async def undo() -> None:
+            await self._link.run(self._link.client.hdel(keys_in_redis.api_keys(), sha))
+
+        async with self._link.undone_by(undo):
+            record = await self.insert(key, tenant_id, name)
         return {"key_id": record["key_id"], "name": name, "key": key, "created_at": record["created_at"]}
 
     def list(self, tenant_id: str, limit: int, cursor: str | None) -> tuple[builtins.list[dict[str, Any]], str | None]:

@@ -29,6 +29,7 @@ from quilt_fn.errors import (
     FunctionNotFound,
     FunctionPaused,
     InvalidValue,
+    RegistryUnavailable,
 )
 from quilt_fn.model.function import FunctionCreate, FunctionRecord, FunctionUpdate, PoolRecord
 from quilt_fn.model.invocation import InvocationRecord
@@ -72,7 +73,12 @@ class FunctionVerbs:
         if (given.keys() & {"min_instances", "max_instances"}) and entry.target_min is not None:
             await self._registry.set_target(entry, None, None)
         if entry.current and entry.asked != ASKED_PAUSED:
-            await self._deployer.begin(entry, version)
+            try:
+                await self._deployer.begin(entry, version)
+            except RegistryUnavailable as error:
+                error.message = f"version {version.number} is kept, but its build could not begin: {error.message}"
+                error.hint = "Deploy the function when Redis answers again; the version before it serves until then."
+                raise
         return self._record(entry)
 
     async def _with_bundle(self, tenant_id: str, fields: dict[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,16 @@ class Receipts:
             ],
         )
 
+    async def take_back(self, tenant_id: str, operation_id: str) -> None:
+        """Of one whose caller was told that it was not begun, nothing stays. Idempotent."""
+        states, records = _places(tenant_id)
+        pipe = self.link.client.pipeline(transaction=False)
+        pipe.zrem(keys.operation_order(tenant_id), operation_id)
+        pipe.hdel(states, operation_id)
+        pipe.hdel(records, operation_id)
+        pipe.hdel(keys.operations_open(self.node_id), operation_id)
+        await self.link.run(pipe.execute())
+
     async def read(self, tenant_id: str, operation_id: str) -> OperationRecord:
         """Raises OperationNotFound."""
         body = await self.link.run(self.link.client.hget(keys.operation_records(tenant_id), operation_id))

@@ -167,7 +167,8 @@ class Operations:
             started_at=now,
             updated_at=now,
         )
-        await self._receipts.add(tenant_id, record, self.clock.wall())
+        async with self.link.undone_by(lambda: self._receipts.take_back(tenant_id, record.operation_id)):
+            await self._receipts.add(tenant_id, record, self.clock.wall())
         loop = asyncio.get_running_loop()
         live = _Live(tenant_id, record, record.status, loop.create_future())
         self._live[record.operation_id] = live

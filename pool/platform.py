@@ -167,6 +167,7 @@ class Platform(FunctionVerbs):
             "records": self._records.run(),
             "reconciler": self._reconciler.run(),
             "containers": self.containers.run(),
+            "volumes": self.volumes.run(),
             "services": self.services.run(),
             "announcer": self._announcer.look(),
         }

@@ -90,7 +90,7 @@ class Reconciler:
         self._arrivals = seen
         if self._link.up:
             try:
-                await self._registry.tidy()
+                await self._link.tidy()
                 await self._deployer.settle()
             except QuiltError as error:
                 log.info("later: %s", error.message)

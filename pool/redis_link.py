@@ -1,13 +1,16 @@
 """The one seam to Redis: short timeouts, no retries, and every failure of it turned into RegistryUnavailable.
 
-Not here: what is kept there. Whether Redis answers is seen from each call and kept in `up`.
+Whether Redis answers is seen from each call and kept in `up`. A write whose answer is lost may have been made: what its
+caller is told has failed is undone (`undone_by`). Not here: what is kept there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import redis.asyncio as redis_asyncio
@@ -17,13 +20,14 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError, ResponseError
 
 from pool import scripts
-from quilt_fn.errors import RegistryUnavailable
+from quilt_fn.errors import QuiltError, RegistryUnavailable
 
 log = logging.getLogger(__name__)
 
 Client = redis_asyncio.Redis
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 5.0
+"""Redis itself holds its answers back for two seconds and more while a slow disk syncs its append-only file."""
 CONNECT_TIMEOUT_S = 0.5
 CONNECTIONS = 32
 """At once; who comes next waits for one. Hundreds that connect in one turn of the loop would run over their 0.5 s."""
@@ -51,6 +55,8 @@ class RedisLink:
         self.up = False
         self.on_change: list[Callable[[bool], None]] = []
         self._scripts: dict[str, AsyncScript] = {}
+        self._undos: deque[Callable[[], Awaitable[None]]] = deque()
+        self._tidying = asyncio.Lock()
 
     async def run(self, command: Awaitable[Any]) -> Any:
         """The answer to one command or pipeline. Raises RegistryUnavailable where Redis does not answer."""
@@ -77,6 +83,33 @@ class RedisLink:
         if script is None:
             script = self._scripts[text] = self.client.register_script(text)
         return await self.run(script(keys=list(keys), args=list(args)))
+
+    @asynccontextmanager
+    async def undone_by(self, undo: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Around a write. Where its answer is lost, it has failed for its caller. Should Redis have made it, `undo`
+        takes it back: before the next write of this kind, and as soon as Redis answers. `undo` must be safe to repeat,
+        and where there is nothing to undo.
+        """
+        await self.tidy()
+        try:
+            yield
+        except (RegistryUnavailable, asyncio.CancelledError):
+            self._undos.append(undo)
+            raise
+
+    async def tidy(self) -> None:
+        """Undo what was answered as failed. Raises RegistryUnavailable."""
+        if not self._undos and not self._tidying.locked():
+            return
+        async with self._tidying:
+            while self._undos:
+                try:
+                    await self._undos[0]()
+                except QuiltError as error:
+                    if isinstance(error, RegistryUnavailable):
+                        raise
+                    log.error("a write that was answered as failed could not be undone: %s", error.message)
+                self._undos.popleft()
 
     async def wait(self, deadline_s: float) -> None:
         """Return once Redis answers, at a start. Raises RegistryUnavailable after `deadline_s`."""

@@ -41,7 +41,6 @@ class Registry:
         """Versions found with secrets in plain text, as they were kept before there was a seal."""
         self._wall = wall
         self._by_id: dict[str, FunctionEntry] = {}
-        self._half_made: builtins.list[FunctionEntry] = []
         self._by_name: dict[tuple[str, str], FunctionEntry] = {}
         self.incarnation = 0
         self.attached_of: Callable[[str, Sequence[str]], tuple[Attached, ...]] = lambda _tenant_id, _volumes: ()
@@ -106,25 +105,16 @@ class Registry:
         now = iso(self._wall())
         entry = FunctionEntry(function_id, tenant_id, name, ASKED_NOTHING, 0, 1, None, None, now, now)
         entry.versions[1] = VersionEntry(1, spec, VersionState.PENDING, "", {}, now, now)
-        try:
+        async with self._link.undone_by(lambda: self.delete(entry)):
             await self._link.run(self._link.client.sadd(keys.functions(), function_id))
             await self._add_version("create", function_id, tenant_id, name, 1, spec, now)
             holder = await self._claim(entry)
-        except RegistryUnavailable:
-            self._half_made.append(entry)
-            raise
-        if holder != function_id:
-            await self.delete(entry)
-            raise _name_taken(name, holder)
+            if holder != function_id:
+                await self.delete(entry)
+                raise _name_taken(name, holder)
         self._remember(entry)
         self.on_change(entry)
         return entry
-
-    async def tidy(self) -> None:
-        """Remove what was half written when Redis went away, and answered as not made. Raises RegistryUnavailable."""
-        while self._half_made:
-            await self.delete(self._half_made[-1])
-            self._half_made.pop()
 
     async def _claim(self, entry: FunctionEntry) -> str:
         """Take the function's name; the id that holds it then."""
@@ -140,13 +130,18 @@ class Registry:
         """A new newest version. Raises FunctionNotFound, Conflict (another came between), RegistryUnavailable."""
         now = iso(self._wall())
         number = entry.newest + 1
-        await self._add_version("update", entry.function_id, entry.tenant_id, entry.name, number, spec, now)
+        async with self._link.undone_by(lambda: self._take_back_version(entry, number)):
+            await self._add_version("update", entry.function_id, entry.tenant_id, entry.name, number, spec, now)
         version = VersionEntry(number, spec, VersionState.PENDING, "", {}, now, now)
         entry.versions[number] = version
         entry.newest = number
         entry.updated_at = now
         self.on_change(entry)
         return version
+
+    async def _take_back_version(self, entry: FunctionEntry, number: int) -> None:
+        places = [keys.function(entry.function_id), keys.version(entry.function_id, number)]
+        await self._link.script(scripts.TAKE_BACK_VERSION, places, [str(number)])
 
     async def _add_version(
         self, how: str, function_id: str, tenant_id: str, name: str, number: int, spec: FunctionSpec, now: str
@@ -204,7 +199,7 @@ class Registry:
 
     async def set_asked(self, entry: FunctionEntry, asked: str) -> None:
         """Pause (`paused`), resume (``), or begin to delete (`deleting`; its name is free from then on)."""
-        await self._set(entry, "asked", asked)
+        await self._set(entry, "asked", asked, entry.asked)
         entry.asked = asked
         self.on_change(entry)
         if asked == ASKED_DELETING:
@@ -218,17 +213,22 @@ class Registry:
 
     async def set_target(self, entry: FunctionEntry, min_instances: int | None, max_instances: int | None) -> None:
         """Other limits than the version's; None and None for those again. Raises InvalidValue."""
-        packed = ""
         if min_instances is not None and max_instances is not None:
             check_instances(min_instances, max_instances)
-            packed = f"{min_instances} {max_instances}"
-        await self._set(entry, "target", packed)
+        before = _target(entry.target_min, entry.target_max)
+        await self._set(entry, "target", _target(min_instances, max_instances), before)
         entry.target_min, entry.target_max = min_instances, max_instances
         self.on_change(entry)
 
-    async def _set(self, entry: FunctionEntry, field: str, value: str) -> None:
-        now = iso(self._wall())
-        if not await self._link.script(scripts.SET_FUNCTION, [keys.function(entry.function_id)], [now, field, value]):
+    async def _set(self, entry: FunctionEntry, field: str, value: str, before: str) -> None:
+        now, places = iso(self._wall()), [keys.function(entry.function_id)]
+
+        async def undo() -> None:
+            await self._link.script(scripts.PUT_BACK, places, [field, value, before])
+
+        async with self._link.undone_by(undo):
+            there = await self._link.script(scripts.SET_FUNCTION, places, [now, field, value])
+        if not there:
             raise FunctionNotFound(f"no function {entry.function_id}")
         entry.updated_at = now
 
@@ -336,6 +336,10 @@ class Registry:
         self._by_id[entry.function_id] = entry
         if entry.asked != ASKED_DELETING:
             self._by_name[entry.tenant_id, entry.name] = entry
+
+
+def _target(min_instances: int | None, max_instances: int | None) -> str:
+    return "" if min_instances is None or max_instances is None else f"{min_instances} {max_instances}"
 
 
 def _name_taken(name: str, function_id: str) -> NameTaken:

@@ -25,6 +25,17 @@ redis.call('HSET', KEYS[2], 'spec', ARGV[3], 'state', ARGV[7], 'error', '', 'bui
 return 'ok'
 """
 
+# KEYS 1 function hash, 2 version hash
+# ARGV 1 version number
+# Undoes an update whose answer was lost. Answers whether there was one
+TAKE_BACK_VERSION = """
+local newest, state = redis.call('HGET', KEYS[1], 'newest'), redis.call('HGET', KEYS[2], 'state')
+if newest ~= ARGV[1] or state ~= 'pending' then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('HINCRBY', KEYS[1], 'newest', -1)
+return 1
+"""
+
 # KEYS 1 version hash   ARGV 1 spec (JSON)
 # The same spec in another form, where the version is still there. Answers whether it was.
 SET_SPEC = """
@@ -36,14 +47,15 @@ return 1
 # KEYS 1 version hash, 2 function hash
 # ARGV 1 new state, 2 the states it may come from, joined by commas, 3 incarnation of the deciding node process,
 #      4 error text, 5 built (JSON or ''), 6 number to make current or '0', 7 now (ISO)
-# Answers {"ok", current} or {"gone", ""} or {"refused", state} or {"fenced", incarnation that holds it}
+# Answers {"ok", current} or {"gone", ""} or {"refused", state} or {"fenced", incarnation that holds it}; the same move
+# of the same process again, because its answer was lost, is "ok"
 MOVE_VERSION = """
 local state = redis.call('HGET', KEYS[1], 'state')
 local current = redis.call('HGET', KEYS[2], 'current')
 if not state or not current then return {'gone', ''} end
 local holder = redis.call('HGET', KEYS[1], 'incarnation') or '0'
 if tonumber(holder) > tonumber(ARGV[3]) then return {'fenced', holder} end
-local allowed = false
+local allowed = state == ARGV[1] and holder == ARGV[3]
 for old in string.gmatch(ARGV[2], '[^,]+') do
   if old == state then allowed = true end
 end
@@ -66,6 +78,15 @@ local asked = redis.call('HGET', KEYS[1], 'asked')
 if not asked or asked == 'deleting' then return 0 end
 redis.call('HSET', KEYS[1], 'updated_at', ARGV[1])
 for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 1
+"""
+
+# KEYS 1 a hash
+# ARGV 1 field, 2 value that it may have by a write whose answer was lost, 3 value before
+# Answers whether it had
+PUT_BACK = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
 

@@ -82,10 +82,16 @@ class ContainerRegistry:
             await self._link.run(self._link.client.sadd(keys.container_tenants(), tenant_id))
             self._tenants.add(tenant_id)
         state = ContainerState.CREATED
-        found = await self._link.script(
-            scripts.CREATE_CONTAINER, self._keys(tenant_id, container_id),
-            [spec.name, container_id, state, kept.model_dump_json(), now, str(self.incarnation)],
-        )  # fmt: skip
+        places = self._keys(tenant_id, container_id)
+
+        async def undo() -> None:
+            await self._link.script(scripts.DELETE_CONTAINER, places, [spec.name, container_id])
+
+        async with self._link.undone_by(undo):
+            found = await self._link.script(
+                scripts.CREATE_CONTAINER, places,
+                [spec.name, container_id, state, kept.model_dump_json(), now, str(self.incarnation)],
+            )  # fmt: skip
         if found.decode() != container_id:
             raise _name_taken(spec.name, found.decode())
         entry = ContainerEntry(container_id, tenant_id, spec.name, state, kept, now, now)
@@ -95,17 +101,19 @@ class ContainerRegistry:
 
     async def move(self, entry: ContainerEntry, state: ContainerState | None) -> None:
         """Keep `entry.kept`, and the new state where there is one. Raises IllegalTransition, Conflict,
-        RegistryUnavailable; memory is then as before, but for `kept`.
+        RegistryUnavailable; memory is then as before, but for `kept`, and Redis is made what memory says.
         """
         froms = ""
         if state is not None:
             check(CONTAINER, entry.state, state, entry.history)
             froms = ",".join(old for old, news in CONTAINER.items() if state in news)
-        now = iso(self._wall())
-        what, detail = await self._link.script(
-            scripts.MOVE_CONTAINER, [keys.container(entry.tenant_id, entry.container_id)],
-            [state or "", froms, str(self.incarnation), entry.kept.model_dump_json(), now],
-        )  # fmt: skip
+        now, before = iso(self._wall()), entry.state
+
+        async def undo() -> None:
+            await self._write(entry, before if state is not None else None, state or "", now)
+
+        async with self._link.undone_by(undo):
+            what, detail = await self._write(entry, state, froms, now)
         if what == b"gone":
             raise ContainerNotFound(f"no container {entry.container_id}")
         if what != b"ok":
@@ -120,20 +128,39 @@ class ContainerRegistry:
         entry.updated_at = now
         self._changed(entry)
 
+    async def _write(
+        self, entry: ContainerEntry, state: ContainerState | None, froms: str, now: str
+    ) -> tuple[bytes, bytes]:
+        what, detail = await self._link.script(
+            scripts.MOVE_CONTAINER, [keys.container(entry.tenant_id, entry.container_id)],
+            [state or "", froms, str(self.incarnation), entry.kept.model_dump_json(), now],
+        )  # fmt: skip
+        return what, detail
+
     async def rename(self, entry: ContainerEntry, new_name: str) -> None:
         """Raises NameTaken, RegistryUnavailable."""
+        old_name = entry.name
         kept = entry.kept.model_copy(update={"spec": entry.spec.model_copy(update={"name": new_name})})
-        places = [keys.container_names(entry.tenant_id), keys.container(entry.tenant_id, entry.container_id)]
-        found = await self._link.script(
-            scripts.RENAME_CONTAINER, places,
-            [entry.name, new_name, entry.container_id, kept.model_dump_json(), iso(self._wall())],
-        )  # fmt: skip
+
+        async def undo() -> None:
+            await self._write_name(entry, new_name, old_name, entry.kept)
+
+        async with self._link.undone_by(undo):
+            found = await self._write_name(entry, old_name, new_name, kept)
         if found.decode() != entry.container_id:
             raise _name_taken(new_name, found.decode())
         self._by_name.pop((entry.tenant_id, entry.name), None)
         entry.name, entry.kept = new_name, kept
         self._remember(entry)
         self._changed(entry)
+
+    async def _write_name(self, entry: ContainerEntry, old: str, new: str, kept: Kept) -> bytes:
+        places = [keys.container_names(entry.tenant_id), keys.container(entry.tenant_id, entry.container_id)]
+        found: bytes = await self._link.script(
+            scripts.RENAME_CONTAINER, places,
+            [old, new, entry.container_id, kept.model_dump_json(), iso(self._wall())],
+        )  # fmt: skip
+        return found
 
     async def delete(self, entry: ContainerEntry) -> None:
         """Remove the record, and it from memory. Idempotent."""

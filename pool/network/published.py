@@ -80,7 +80,8 @@ class PublishedServices:
             if len(theirs) >= EACH:
                 details = {"quota": "services", "limit": EACH, "used": len(theirs), "asked": 1}
                 raise QuotaExceeded(f"a container publishes at most {EACH} services", details=details)
-            await self._link.run(self._link.client.hset(keys.services(), service_id, orjson.dumps(kept).decode()))
+            async with self._link.undone_by(lambda: self._remove(service_id)):
+                await self._link.run(self._link.client.hset(keys.services(), service_id, orjson.dumps(kept).decode()))
             self._by_id[service_id] = kept
         if self._registry.find(tenant_id, container_id) is None:  # deleted meanwhile
             self._gone.set()

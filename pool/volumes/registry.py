@@ -73,10 +73,16 @@ class VolumeRegistry:
 
     async def add(self, entry: Entry) -> None:
         """Raises NameTaken, RegistryUnavailable."""
-        await self._link.run(self._link.client.sadd(keys.volume_tenants(), entry.tenant_id))
-        holder = await self._link.script(
-            scripts.ADD_VOLUME, _places(entry), [entry.name, entry.volume_id, _packed(entry)]
-        )
+        names, volumes = _places(entry)
+
+        async def undo() -> None:  # a name without its volume is free
+            await self._link.run(self._link.client.hdel(volumes, entry.volume_id))
+
+        async with self._link.undone_by(undo):
+            await self._link.run(self._link.client.sadd(keys.volume_tenants(), entry.tenant_id))
+            holder = await self._link.script(
+                scripts.ADD_VOLUME, [names, volumes], [entry.name, entry.volume_id, _packed(entry)]
+            )
         if holder.decode() != entry.volume_id:
             raise _taken(entry.name)
         self._by_id[entry.volume_id] = entry
@@ -94,9 +100,13 @@ class VolumeRegistry:
 
     async def _set(self, old: Entry, new: Entry) -> Entry:
         name = "" if new.state is VolumeState.DELETING else new.name
-        answer = await self._link.script(
-            scripts.SET_VOLUME, _places(old), [old.volume_id, _packed(new), old.name, name]
-        )
+        places = _places(old)
+
+        async def undo() -> None:
+            await self._link.script(scripts.SET_VOLUME, places, [old.volume_id, _packed(old), name, old.name])
+
+        async with self._link.undone_by(undo):
+            answer = await self._link.script(scripts.SET_VOLUME, places, [old.volume_id, _packed(new), old.name, name])
         if answer == b"gone":
             raise VolumeNotFound(f"no volume is named {old.name!r}")
         if answer != b"ok":

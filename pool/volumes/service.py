@@ -5,6 +5,7 @@ Not here: HTTP; how a volume gets into a container (the runtime mounts what `att
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import builtins
@@ -32,6 +33,7 @@ from runtime.volumes.api import OpenFile, VolumeStore
 log = logging.getLogger(__name__)
 
 DELETE_TIMEOUT_S = 1800.0
+LOOK_S = 1.0
 ARCHIVES_MAX = 6
 """Of a tenant at once, in and out, of volumes and containers: the node has 16 places for each of
 the two, in which two tenants leave room for a third."""
@@ -58,6 +60,8 @@ class Volumes:
         """Held around the record of a new volume, with its size limit in MiB; raises QuotaExceeded."""
         self._leaving: set[str] = set()
         """Volume ids whose delete or rename is on its way to Redis."""
+        self._unfinished: dict[str, Entry] = {}
+        """What is half made or half deleted, by volume id; it is to go."""
 
     async def start(self) -> None:
         """Load, and finish what a crash left half made or half deleted. Raises RegistryUnavailable."""
@@ -65,11 +69,30 @@ class Volumes:
         for entry in self._registry.all():
             if entry.state is VolumeState.READY:
                 continue
-            try:
-                await self._store.drop(entry.tenant_id, entry.volume_id)
-                await self._registry.forget(entry)
-            except QuiltError as error:
-                log.warning("volume %s is removed at the next start: %s", entry.volume_id, error.message)
+            await self._remove_soon(entry)
+
+    async def run(self) -> None:
+        """Remove what could not be removed when it was due, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for entry in builtins.list(self._unfinished.values()):
+                await self._remove_soon(entry)
+
+    async def _remove_soon(self, entry: Entry) -> None:
+        try:
+            await self._remove(entry)
+        except QuiltError as error:
+            log.warning("volume %s is removed later: %s", entry.volume_id, error.message)
+
+    async def _remove(self, entry: Entry) -> None:
+        """The files, then the record; where that fails, it is tried again until it is done. Idempotent."""
+        self._unfinished.pop(entry.volume_id, None)
+        try:
+            await self._store.drop(entry.tenant_id, entry.volume_id)
+            await self._registry.forget(entry)
+        except BaseException:
+            self._unfinished[entry.volume_id] = entry
+            raise
 
     def add_users(self, users: api.Users) -> None:
         self._users.append(users)
@@ -87,9 +110,7 @@ class Volumes:
             await self._store.make(tenant_id, entry.volume_id, body.size_limit_mb)
             entry = await self._registry.move(entry, VolumeState.READY)
         except BaseException:
-            with contextlib.suppress(QuiltError):  # else the next start removes it
-                await self._store.drop(tenant_id, entry.volume_id)
-                await self._registry.forget(entry)
+            await self._remove_soon(entry)
             raise
         return self._record(entry)
 
@@ -121,13 +142,17 @@ class Volumes:
             entry = await self._registry.move(entry, VolumeState.DELETING)
 
         async def work(report: Report) -> dict[str, Any]:
-            await self._store.drop(tenant_id, entry.volume_id)
-            await self._registry.forget(entry)
+            await self._remove(entry)
             return {"volume_id": entry.volume_id, "name": name}
 
-        return await self._operations.begin(
-            tenant_id, "volume.delete", ("volume", entry.volume_id), work, timeout_s=DELETE_TIMEOUT_S, cancellable=False
-        )
+        try:
+            return await self._operations.begin(
+                tenant_id, "volume.delete", ("volume", entry.volume_id), work, timeout_s=DELETE_TIMEOUT_S,
+                cancellable=False,
+            )  # fmt: skip
+        except BaseException:
+            self._unfinished[entry.volume_id] = entry  # it is not there any more for its user, and goes without
+            raise
 
     @contextlib.contextmanager
     def _alone(self, tenant_id: str, name: str, what: str) -> Iterator[Entry]:
