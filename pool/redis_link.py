@@ -88,7 +88,7 @@ class RedisLink:
     async def undone_by(self, undo: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
         """Around a write. Where its answer is lost, it has failed for its caller. Should Redis have made it, `undo`
         takes it back: before the next write of this kind, and as soon as Redis answers. `undo` must be safe to repeat,
-        and where there is nothing to undo.
+        and where there is nothing to undo; it is no such write itself.
         """
         await self.tidy()
         try:
