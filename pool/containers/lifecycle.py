@@ -48,6 +48,8 @@ class Lifecycle:
         self._unwanted: set[str] = set()
         """Those whose create failed, and which are to go as soon as that can be done."""
         self._restarting: set[str] = set()
+        self._frozen: set[str] = set()
+        """Those that may be frozen, running as they are by their record: a pause failed, and so did its undoing."""
         runtime.on_gone(self._init_gone)
 
     # --- steps ----------------------------------------------------------------------------------------------------
@@ -112,11 +114,17 @@ class Lifecycle:
             await self._registry.move(entry, State.PAUSED)
         except BaseException:
             # Also where the pause was broken off: it may be frozen by then, and would answer nobody, running as it is.
+            self._frozen.add(entry.container_id)
             try:
-                await self._runtime.resume(entry.container_id)
+                await self._thaw(entry)
             except QuiltError as second:
-                log.warning("container %s may be frozen: %s", entry.name, second.message)
+                log.warning("container %s may be frozen for now: %s", entry.name, second.message)
             raise
+
+    async def _thaw(self, entry: ContainerEntry) -> None:
+        if entry.state is State.RUNNING and self._runtime.get(entry.container_id) is not None:
+            await self._runtime.resume(entry.container_id)
+        self._frozen.discard(entry.container_id)
 
     async def resume(self, entry: ContainerEntry) -> None:
         """From paused."""
@@ -154,6 +162,7 @@ class Lifecycle:
         await self._registry.delete(entry)
         self._commands.forget(entry.container_id)
         self._reasons.pop(entry.container_id, None)
+        self._frozen.discard(entry.container_id)
 
     async def undo(self, entry: ContainerEntry) -> None:
         """Of a create that failed nothing stays; what can't be taken away now is taken away later."""
@@ -183,6 +192,8 @@ class Lifecycle:
             self._bring_back(entry)
         elif entry.state is State.DELETING:
             await self.delete(entry)
+        if entry.container_id in self._frozen:
+            await self._thaw(entry)
         if entry.container_id in self._unwanted:
             if entry.state is not State.DELETED:
                 await self.delete(entry)
@@ -199,7 +210,7 @@ class Lifecycle:
 
     def unsettled(self, entry: ContainerEntry) -> bool:
         """Whether `settle` has something to do. Nobody is at it where its lock is free."""
-        if entry.state not in SETTLED or entry.container_id in self._unwanted:
+        if entry.state not in SETTLED or entry.container_id in self._unwanted | self._frozen:
             return True
         return entry.state in (State.RUNNING, State.PAUSED) and self._runtime.get(entry.container_id) is None
 

@@ -215,6 +215,39 @@ async def test_a_pause_that_can_not_be_written_down_is_undone(
     assert (await service.get(TENANT, ctr)).state is State.RUNNING
 
 
+async def test_a_pause_that_could_not_be_undone_at_once_is_undone_later(
+    service: ContainerService, runtime: FakeContainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spawner has frozen it, and died before it said so: by its record it runs, and it answers nobody."""
+    ctr = (await new(service)).container_id
+    frozen, away = set(), True
+
+    async def pause(container_id: str) -> None:
+        frozen.add(container_id)
+        raise SpawnerError("the spawner died")
+
+    async def resume(container_id: str) -> None:
+        if away:
+            raise SpawnerError("the spawner is away")
+        frozen.discard(container_id)
+
+    monkeypatch.setattr(runtime, "pause", pause)
+    monkeypatch.setattr(runtime, "resume", resume)
+    with pytest.raises(SpawnerError, match="died"):
+        await service.pause(TENANT, ctr)
+    looking = asyncio.create_task(service.run())
+    await asyncio.sleep(1.5)
+    assert frozen == {ctr}
+    away = False
+
+    async def thawed() -> bool:
+        return not frozen
+
+    await holds(thawed)
+    assert (await service.get(TENANT, ctr)).state is State.RUNNING
+    looking.cancel()
+
+
 async def test_a_resize_that_can_not_be_written_down_is_undone(
     service: ContainerService, redis: RedisHandle, runtime: FakeContainers
 ) -> None:
