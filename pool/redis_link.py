@@ -105,10 +105,10 @@ class RedisLink:
             while self._undos:
                 try:
                     await self._undos[0]()
-                except QuiltError as error:
-                    if isinstance(error, RegistryUnavailable):
-                        raise
-                    log.error("a write that was answered as failed could not be undone: %s", error.message)
+                except RegistryUnavailable:
+                    raise
+                except (QuiltError, RedisError) as error:  # it would fail again, and hold up all writes behind it
+                    log.error("a write that was answered as failed could not be undone: %s", error)
                 self._undos.popleft()
 
     async def wait(self, deadline_s: float) -> None:

@@ -210,7 +210,7 @@ class Lifecycle:
 
     def unsettled(self, entry: ContainerEntry) -> bool:
         """Whether `settle` has something to do. Nobody is at it where its lock is free."""
-        if entry.state not in SETTLED or entry.container_id in self._unwanted | self._frozen:
+        if entry.state not in SETTLED or entry.container_id in self._unwanted or entry.container_id in self._frozen:
             return True
         return entry.state in (State.RUNNING, State.PAUSED) and self._runtime.get(entry.container_id) is None
 

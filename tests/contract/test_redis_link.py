@@ -59,3 +59,44 @@ async def test_who_gives_up_waiting_takes_no_connection_with_it(server: RedisSer
     answers = await asyncio.gather(*(link.run(link.client.ping()) for _ in range(COMMANDS)))
     assert all(answers)
     await link.close()
+
+
+async def test_what_can_not_be_undone_holds_up_nothing(server: RedisServer) -> None:
+    link = RedisLink(connect(server.url))
+    undone: list[str] = []
+
+    async def refused() -> None:
+        undone.append("refused")
+        await link.run(link.client.execute_command("NONSENSE"))
+
+    async def fine() -> None:
+        undone.append("fine")
+
+    for undo in (refused, fine):
+        with pytest.raises(RegistryUnavailable):
+            async with link.undone_by(undo):
+                raise RegistryUnavailable("the answer was lost")
+    await link.tidy()
+    await link.tidy()
+    assert undone == ["refused", "fine"]
+    await link.close()
+
+
+async def test_an_undo_waits_until_redis_is_back(server: RedisServer) -> None:
+    link = RedisLink(connect(server.url))
+
+    async def undo() -> None:
+        await link.run(link.client.delete("made"))
+
+    with pytest.raises(RegistryUnavailable):
+        async with link.undone_by(undo):
+            await link.run(link.client.set("made", "1"))
+            raise RegistryUnavailable("the answer was lost")
+    await server.stop()
+    with pytest.raises(RegistryUnavailable):
+        await link.tidy()
+    await server.start()
+    assert await link.run(link.client.exists("made")) == 1
+    async with link.undone_by(undo):  # the next write of this kind comes after it
+        assert await link.run(link.client.exists("made")) == 0
+    await link.close()
