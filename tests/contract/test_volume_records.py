@@ -7,11 +7,12 @@ import asyncio
 import pytest
 
 from pool.platform import Platform
-from quilt_fn.errors import NameTaken, RegistryUnavailable, VolumeNotFound
+from quilt_fn.errors import NameTaken, RegistryUnavailable, SpawnerError, VolumeNotFound
 from quilt_fn.model.volume import VolumeCreate
 from quilt_fn.states import VolumeState
 from tests.contract.conftest import MakePlatform, RedisHandle
 from tests.fakes.runtime import FakeRuntime
+from tests.slowness import patience
 
 
 async def test_names_are_unique_in_a_tenant(platform: Platform) -> None:
@@ -65,3 +66,22 @@ async def test_without_redis_nothing_is_made_or_deleted(
     with pytest.raises(VolumeNotFound):
         await platform.volumes.get("t", "b")
     assert len(runtime.volumes.volumes) == 1
+
+
+async def test_what_could_not_be_removed_when_it_was_due_goes_later(
+    platform: Platform, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spawner was away at the delete: the name is free, and the files go without another request."""
+    await platform.volumes.create("t", VolumeCreate(name="a"))
+
+    async def away(*_: object) -> None:
+        raise SpawnerError("the spawner is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime.volumes, "drop", away)
+        begun = await platform.volumes.delete("t", "a")
+        assert (await platform.operations.get("t", begun.operation_id, patience(10))).status == "failed"
+        assert len(runtime.volumes.volumes) == 1
+    async with asyncio.timeout(patience(10)):
+        while runtime.volumes.volumes:  # noqa: ASYNC110 - a look each second takes it, and says nothing
+            await asyncio.sleep(0.05)
